@@ -1,0 +1,149 @@
+"""`python -m pipeline <stage>`: load the stage's section of params.yaml, call its function, return a code.
+
+Heavy imports happen inside the stage, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.params import (
+    LabelParams,
+    LearnBaseParams,
+    LearnConceptParams,
+    ParamsError,
+    PrepareParams,
+    ReportParams,
+    SelectParams,
+    SynthesizeParams,
+    load_section,
+)
+from pipeline.runlog import record_run
+
+DATA = Path("data")
+TRAIN = DATA / "prepared" / "train"
+BASE = DATA / "base"
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from pipeline.stages.prepare import prepare
+
+    prepare(load_section("prepare", PrepareParams), DATA / "prepared")
+
+
+def _learn_base(args: argparse.Namespace) -> None:
+    from pipeline.stages.learn_base import learn_base
+
+    learn_base(load_section("learn_base", LearnBaseParams), TRAIN, BASE)
+
+
+def _learn_concept(args: argparse.Namespace) -> None:
+    from pipeline.stages.learn_concept import learn_concept
+
+    params = load_section("learn_concept", LearnConceptParams)
+    learn_concept(args.generator, params, TRAIN, BASE, DATA / "concepts" / args.generator)
+
+
+def _synthesize(args: argparse.Namespace) -> None:
+    from pipeline.stages.synthesize import synthesize
+
+    params = load_section("synthesize", SynthesizeParams)
+    synthesize(args.generator, params, DATA, DATA / "candidates" / args.generator)
+
+
+def _select(args: argparse.Namespace) -> None:
+    from pipeline.stages.select_candidates import select_candidates
+
+    params = load_section("select", SelectParams)
+    select_candidates(params, DATA, args.generator, DATA / "selected" / args.generator)
+
+
+def _label(args: argparse.Namespace) -> None:
+    from pipeline.stages.label import label
+
+    params = load_section("label", LabelParams)
+    label(params, DATA / "selected" / args.generator, TRAIN, DATA / "labelled" / args.generator)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from pipeline.stages.report import report
+
+    report(load_section("report", ReportParams), DATA, Path("reports"))
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "prepare": PrepareParams,
+    "learn_base": LearnBaseParams,
+    "learn_concept": LearnConceptParams,
+    "synthesize": SynthesizeParams,
+    "select": SelectParams,
+    "label": LabelParams,
+    "report": ReportParams,
+}
+STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "prepare": _prepare,
+    "learn_base": _learn_base,
+    "learn_concept": _learn_concept,
+    "synthesize": _synthesize,
+    "select": _select,
+    "label": _label,
+    "report": _report,
+}
+OF_GENERATOR = {"learn_concept", "synthesize", "select", "label"}
+GENERATOR_NAMES = ("copy_paste", "defectfill")
+
+
+def _configure(args: argparse.Namespace) -> None:
+    from pipeline.configure import configure
+
+    for line in configure(Path("params.yaml"), args.profile, args.data, args.layout, skip_invalid=args.skip_invalid):
+        print(line)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line: one sub-command a stage, and `configure`."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline", description="Few-shot defect synthesis, one stage a command.")
+    commands = parser.add_subparsers(dest="stage", required=True)
+    for name, run in STAGES.items():
+        command = commands.add_parser(name, help=(SECTIONS[name].__doc__ or "").splitlines()[0])
+        if name in OF_GENERATOR:
+            command.add_argument("--generator", choices=GENERATOR_NAMES, required=True)
+        command.add_argument("--dry-run", action="store_true", help="print the resolved parameters and stop")
+        command.set_defaults(run=run)
+    command = commands.add_parser("configure", help="Write data source, layout and profile into params.yaml.")
+    command.add_argument("--data", help="folder of the raw data set")
+    command.add_argument("--layout", help="sample, mvtec, magnetic_tile, deep_pcb or folder")
+    command.add_argument("--profile", help="a file of profiles/, e.g. embedded or proof")
+    command.add_argument("--skip-invalid", action="store_true", help="with --data: drop invalid samples and list them")
+    command.set_defaults(run=_configure, dry_run=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one stage; 0 on success, 2 on an error of the user's input."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    for chatty in ("httpx", "diffusers", "transformers", "PIL"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    try:
+        if args.dry_run:
+            print(load_section(args.stage, SECTIONS[args.stage]).model_dump_json(indent=1))
+        elif args.stage == "configure":
+            args.run(args)
+        else:
+            item = f"{args.stage}@{args.generator}" if args.stage in OF_GENERATOR else args.stage
+            with record_run(item):
+                args.run(args)
+    except (ParamsError, ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

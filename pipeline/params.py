@@ -1,0 +1,203 @@
+"""Typed, closed models of the sections of `params.yaml`. No defaults: what is not in the file does not exist."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class ParamsError(ValueError):
+    """A section of `params.yaml` has an unknown, missing or impossible value."""
+
+
+class Section(BaseModel):
+    """Frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Range = tuple[float, float]
+
+
+class SampleSetParams(Section):
+    """The procedural data set of layout `sample`."""
+
+    seed: int
+    size_px: int = Field(ge=64)
+    parts_per_type: int = Field(ge=6)
+    good_parts: int = Field(ge=6)
+
+
+class PrepareParams(Section):
+    """Import, validation, split."""
+
+    source: str
+    layout: Literal["sample", "mvtec", "magnetic_tile", "deep_pcb", "folder"]
+    k: int = Field(ge=1)
+    folds: tuple[int, ...] = Field(min_length=1)
+    fold_count: int = Field(ge=2)
+    val_parts: int = Field(ge=1)
+    val_good_fraction: float = Field(gt=0, lt=1)
+    skip_invalid: bool
+    part_regex: str | None
+    near_duplicate_max_diff: float = Field(gt=0)
+    sample: SampleSetParams
+
+
+class FitParams(Section):
+    """One optimisation of a small network."""
+
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    lr: float = Field(gt=0)
+
+
+class LearnBaseParams(Section):
+    """The inpainting pipeline everything starts from."""
+
+    source: str
+    crop_px: int = Field(ge=16, multiple_of=16)
+    crop_side_px: tuple[int, int]
+    vae: FitParams
+    unet: FitParams
+
+
+class CopyPasteParams(Section):
+    """Copy-paste has nothing to set."""
+
+
+class DefectFillParams(Section):
+    """DefectFill, fitting (arXiv 2503.13985)."""
+
+    rank: int = Field(ge=1)
+    alpha: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
+    lr_unet: float = Field(gt=0)
+    lr_text: float = Field(gt=0)
+    lr_token: float = Field(gt=0)
+    warmup_steps: int = Field(ge=0)
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    weight_defect: float = Field(ge=0)
+    weight_object: float = Field(ge=0)
+    weight_attention: float = Field(ge=0)
+    background_weight: float = Field(ge=0, le=1)
+    random_boxes: int = Field(ge=1)
+    reduction: Literal["mean", "area"]
+    attention_norm: Literal["none", "max"]
+    scale_augment: Range
+    object: str
+
+
+class LearnConceptParams(Section):
+    """One sub-section a generator."""
+
+    copy_paste: CopyPasteParams
+    defectfill: DefectFillParams
+
+
+class WarpParams(Section):
+    """How a reference mask becomes a new one, and how far from its reference's place it may land."""
+
+    rotate_deg: float = Field(ge=0, le=180)
+    scale: Range
+    flip: bool
+    jitter: float = Field(ge=0, le=1)
+
+
+class DiffusionSamplingParams(Section):
+    """Sampling of an inpainting diffusion model."""
+
+    steps: int = Field(ge=1)
+    guidance: float = Field(ge=1)
+    strength: float = Field(gt=0, le=1)
+
+
+class SynthesizeParams(Section):
+    """Requests, crops and candidates."""
+
+    candidates: int = Field(ge=1)
+    crop_scale: Range
+    feather_px: int = Field(ge=0)
+    micro_batch: int = Field(ge=1)
+    shard_requests: int = Field(ge=1)
+    warp: WarpParams
+    copy_paste: CopyPasteParams
+    defectfill: DiffusionSamplingParams
+
+
+class SelectParams(Section):
+    """Low-Fidelity Selection and its guards."""
+
+    perceptual: Literal["auto", "lpips", "base"]
+    keep_per_request: int = Field(ge=1)
+    min_changed_share: float = Field(ge=0, le=1)
+    outlier_quantile: float = Field(gt=0, le=1)
+
+
+class LabelParams(Section):
+    """From a mask to instances; the same for real and synthetic images."""
+
+    close_px: int = Field(ge=0)
+    min_area_px: int = Field(ge=1)
+
+
+class ReportParams(Section):
+    """The comparison of arms, as JSON, Markdown and one HTML file."""
+
+    gallery_rows: int = Field(ge=1)
+
+
+_S = TypeVar("_S", bound=Section)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"; nearest valid name: {close[0]!r}" if close else ""
+
+
+def _field_names(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Names the model at `location` knows (the last item of `location` is the unknown key)."""
+    current: type[BaseModel] = model
+    for part in location[:-1]:
+        annotation = current.model_fields[part].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        current = annotation
+    return list(current.model_fields)
+
+
+def parse_section(model: type[_S], name: str, value: Any) -> _S:
+    """Validate one section.
+
+    Raises:
+        ParamsError: Names every wrong key or value at once, and for an unknown key the nearest valid name.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        faults: list[str] = []
+        for fault in error.errors():
+            where = ".".join([name, *map(str, fault["loc"])])
+            if fault["type"] == "extra_forbidden":
+                hint = _nearest(str(fault["loc"][-1]), _field_names(model, fault["loc"]))
+                faults.append(f"{where}: unknown parameter{hint}")
+            else:
+                faults.append(f"{where}: {fault['msg']} (got {fault.get('input')!r})")
+        raise ParamsError("params.yaml: " + "; ".join(faults)) from error
+
+
+def load_section(name: str, model: type[_S], path: Path = Path("params.yaml")) -> _S:
+    """Read section `name` of `params.yaml`.
+
+    Raises:
+        ParamsError: If the section is missing (with the nearest name) or does not fit `model`.
+    """
+    document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if name not in document:
+        raise ParamsError(f"{path}: no section {name!r}{_nearest(name, list(document))}")
+    return parse_section(model, name, document[name])

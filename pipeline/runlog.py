@@ -1,0 +1,75 @@
+"""Facts about runs that must not enter cached outputs: work folders to resume from, wall time, memory, machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.records import write_json
+
+WORK = Path(".work")
+RUNS = Path("reports/runs")
+
+
+def digest(*parts: Any) -> str:
+    """Hex digest of values (as JSON) and of the files below any `Path` (names and bytes)."""
+    state = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        if isinstance(part, Path):
+            files = sorted(p for p in part.rglob("*") if p.is_file() and "__pycache__" not in p.parts) if part.is_dir() else [part]
+            for file in files:
+                state.update(file.relative_to(part).as_posix().encode() + b"\0" + file.read_bytes())
+        else:
+            state.update(json.dumps(part, sort_keys=True, default=str).encode())
+        state.update(b"\1")
+    return state.hexdigest()
+
+
+@contextmanager
+def work_folder(name: str, *key: Any) -> Iterator[Path]:
+    """A folder that outlives a killed run and is deleted by a finished one.
+
+    The same `name` and `key` (parameters, input folders; our own code is always part of it) give the same folder again, so
+    that the next run resumes; any other key starts afresh.
+    """
+    code = Path(__file__).parent
+    folder = WORK / name / digest(code, *key)
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def record_run(stage: str) -> Iterator[None]:
+    """Write `reports/runs/<stage>.json` with wall seconds, peak memory and machine; no stage depends on it."""
+    start = time.monotonic()
+    yield
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    facts = {
+        "stage": stage,
+        "wall_s": round(time.monotonic() - start, 1),
+        "peak_memory_mib": round(peak / 1024),
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    write_json(RUNS / f"{stage.replace('@', '-')}.json", facts)
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """Build an output folder under a temporary name and put it in place only when the block ends well."""
+    temporary = out.with_name(out.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    if out.exists():
+        shutil.rmtree(out)
+    temporary.replace(out)
