@@ -44,7 +44,7 @@ class PrepareParams(Section):
     val_good_fraction: float = Field(gt=0, lt=1)
     skip_invalid: bool
     part_regex: str | None
-    near_duplicate_max_diff: float = Field(gt=0)
+    near_duplicate_min_correlation: float = Field(gt=0, le=1)
     sample: SampleSetParams
 
 
@@ -62,6 +62,7 @@ class LearnBaseParams(Section):
     source: str
     crop_px: int = Field(ge=16, multiple_of=16)
     crop_side_px: tuple[int, int]
+    photos: int = Field(ge=1)
     vae: FitParams
     unet: FitParams
 
@@ -89,7 +90,10 @@ class DefectFillParams(Section):
     random_boxes: int = Field(ge=1)
     reduction: Literal["mean", "area"]
     attention_norm: Literal["none", "max"]
+    crop_scale: Range
+    min_crop_px: int = Field(ge=8)
     scale_augment: Range
+    flip: bool
     object: str
 
 
@@ -122,6 +126,8 @@ class SynthesizeParams(Section):
 
     candidates: int = Field(ge=1)
     crop_scale: Range
+    min_crop_px: int = Field(ge=8)
+    good_photos: int = Field(ge=1)
     feather_px: int = Field(ge=0)
     micro_batch: int = Field(ge=1)
     shard_requests: int = Field(ge=1)

@@ -8,12 +8,12 @@ import platform
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.records import write_json
+from pipeline.records import fold_name, write_json
 
 WORK = Path(".work")
 RUNS = Path("reports/runs")
@@ -45,6 +45,30 @@ def work_folder(name: str, *key: Any) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
     shutil.rmtree(folder)
+
+
+@contextmanager
+def resumable_output(out: Path, *key: Any) -> Iterator[Path]:
+    """A work folder whose sub-folder `out` becomes the output when the block ends well; see `work_folder` for the key."""
+    with work_folder(out.as_posix().strip("/.").replace("/", "-"), *key) as work:
+        (work / "out").mkdir(exist_ok=True)
+        yield work
+        if out.exists():
+            shutil.rmtree(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(work / "out", out)
+
+
+def unfinished(work: Path, folds: Sequence[int]) -> Iterator[tuple[int, Path]]:
+    """The folds without a finished folder in `work/out`, each with an empty folder to fill.
+
+    The folder gets its name when the caller's loop body has ended, so a killed run leaves whole folds or none.
+    """
+    for fold in folds:
+        folder = work / "out" / fold_name(fold)
+        if not folder.exists():
+            with whole_folder(folder) as building:
+                yield fold, building
 
 
 @contextmanager

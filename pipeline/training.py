@@ -151,6 +151,8 @@ def run_loop(
                 saved_at = time.monotonic()
             bar.update()
             bar.set_postfix(loss=f"{history.losses[-1]['loss']:.4f}", refresh=False)
+    if plan.checkpoint is not None and first < plan.steps:
+        save_checkpoint(plan.checkpoint, plan.steps, everything)
     return history
 
 

@@ -1,0 +1,68 @@
+# Everything runs in .venv/, made from requirements.lock by the first target that needs it.
+PROFILE ?= embedded
+# The first interpreter the lock was made for.
+PYTHON ?= $(firstword $(foreach name,python3 python3.12 python3.11,$(shell $(name) -c 'import sys, pip; \
+	sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $(name))))
+OUTSIDE_PATH := $(PATH)
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+# Quiet and offline: no analytics, no update checks; the state of Prefect stays in the project.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export NO_ALBUMENTATIONS_UPDATE := 1
+export YOLO_OFFLINE := true
+export DO_NOT_TRACK := 1
+export PREFECT_HOME := $(CURDIR)/.prefect
+
+CONFIGURE = python -m pipeline configure --profile $(PROFILE) \
+	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid)
+
+.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages lock
+.DEFAULT_GOAL := help
+
+help:  ## Show this list.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
+
+setup: $(STAMP)  ## Install the locked environment into .venv/.
+
+$(STAMP): requirements.lock
+	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11 or 3.12 with pip found; name one with PYTHON=<interpreter>'; exit 1; }
+	@PATH='$(OUTSIDE_PATH)' $(PYTHON) -m venv --without-pip $(VENV)
+	@sed -n '/^uv==/,/^    # via/p' requirements.lock > $(VENV)/bootstrap.txt
+	@PATH='$(OUTSIDE_PATH)' $(PYTHON) -m pip --python $(VENV)/bin/python install --quiet --disable-pip-version-check --require-hashes \
+		--requirement $(VENV)/bootstrap.txt
+	@$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes requirements.lock
+	@touch $@
+
+repro: setup  ## Run every stage that is out of date; DATA=folder LAYOUT=name SKIP_INVALID=1 PROFILE=proof.
+	@$(CONFIGURE)
+	dvc repro
+
+prepare: setup  ## Import, check and split the photos only; same variables as repro.
+	@$(CONFIGURE)
+	dvc repro prepare
+
+flow: setup  ## The same stages under Prefect, with retries.
+	python -m flows reproduce
+
+test: setup  ## All tests.
+	pytest
+
+test-fast: setup  ## The tests that take seconds.
+	pytest -m 'not slow'
+
+lint: setup  ## Style.
+	ruff check .
+	ruff format --check .
+
+types: setup  ## Types.
+	pyright
+
+bench: bench-stages  ## Every bar the project promises, into reports/bench/.
+
+bench-stages: setup
+	python -m tests.bench.stages
+
+lock: setup  ## Write requirements.lock anew after a change of pyproject.toml; versions stay unless they must move.
+	uv pip compile pyproject.toml --quiet --all-extras --universal --generate-hashes --output-file requirements.lock

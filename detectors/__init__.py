@@ -1,0 +1,1 @@
+"""Detectors, trained alike in every arm of the comparison and scored by one measure."""

@@ -1,0 +1,98 @@
+"""`python -m detectors train|evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from detectors.arms import UnknownNameError, arm_names, check_name, parse_arm
+from detectors.params import EvaluateParams, TrainParams
+from detectors.protocol import DETECTORS
+from pipeline.params import LabelParams, ParamsError, load_section
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m detectors", description="Train a detector in one arm, or score all on test.")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
+    parser.add_argument("--dry-run", action="store_true", help="print resolved parameters and counts, then stop")
+    # The same options are valid before and after the command; SUPPRESS keeps the sub-parser from resetting them.
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--params", type=Path, help="parameter file")
+    common.add_argument("--dry-run", action="store_true", help="print resolved parameters and counts, then stop")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train|evaluate")
+    train = commands.add_parser("train", parents=[common], help="train one detector in one arm, every fold")
+    train.add_argument("--detector", required=True, help=", ".join(DETECTORS))
+    train.add_argument("--arm", required=True, help=", ".join(arm_names()))
+    train.add_argument("--prepared", type=Path, default=Path("data/prepared"), help="folder with train/ and val/")
+    train.add_argument("--labelled", type=Path, help="synthetic images; default data/labelled/<generator>")
+    train.add_argument("--out", type=Path, help="default data/models/<detector>/<arm>")
+    evaluate = commands.add_parser("evaluate", parents=[common], help="score every trained detector on test")
+    evaluate.add_argument("--models", type=Path, default=Path("data/models"), help="folder of trained models")
+    evaluate.add_argument("--test", type=Path, default=Path("data/prepared/test"), help="the test set")
+    evaluate.add_argument("--out", type=Path, default=Path("reports/eval"), help="where scores go")
+    return parser
+
+
+def _say(value: object) -> None:
+    print(json.dumps(value, indent=1, sort_keys=True))
+
+
+def _train(args: argparse.Namespace) -> None:
+    check_name(args.detector, DETECTORS, "detector")
+    arm = parse_arm(args.arm)
+    params, label = load_section("train", TrainParams, args.params), load_section("label", LabelParams, args.params)
+    labelled = args.labelled or (Path("data/labelled") / arm.generator if arm.generator else None)
+    out = args.out or Path("data/models") / args.detector / arm.name
+    from detectors.training import image_counts, load_fold, train_arm
+    from pipeline.records import fold_name, read_card
+    from pipeline.runlog import record_run
+
+    if args.dry_run:
+        folds = read_card(args.prepared / "train").folds
+        counts = {fold_name(f): image_counts(load_fold(label, arm, args.prepared, labelled, f)) for f in folds}
+        _say({"train": params.model_dump(mode="json"), "label": label.model_dump(mode="json"), "images": counts, "out": str(out)})
+        return
+    with record_run(f"train@{args.detector}-{arm.name}"):
+        train_arm(params, label, args.detector, arm.name, args.prepared, labelled, out)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    params, label = load_section("evaluate", EvaluateParams, args.params), load_section("label", LabelParams, args.params)
+    from detectors.evaluate import evaluate, find_models
+    from pipeline.runlog import record_run
+
+    if args.dry_run:
+        models = [str(m.path) for m in find_models(args.models)]
+        _say({"evaluate": params.model_dump(mode="json"), "label": label.model_dump(mode="json"), "models": models})
+        return
+    with record_run("evaluate"):
+        evaluate(params, label, args.models, args.test, args.out)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 2 and one sentence on standard error for a fault the user can mend."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        {"train": _train, "evaluate": _evaluate}[args.command](args)
+    except (UnknownNameError, ParamsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        if not _is_ours(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _is_ours(error: Exception) -> bool:
+    """Errors the project raises itself carry a sentence for the user; others are bugs and keep their traceback."""
+    return type(error).__module__.startswith(("detectors.", "pipeline.")) or isinstance(error, FileNotFoundError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

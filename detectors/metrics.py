@@ -1,0 +1,123 @@
+"""COCO scores by pycocotools and image-level AUROC, for every detector from one prediction format."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from scipy.stats import rankdata
+
+Kind = Literal["bbox", "segm"]
+SIZES = ("small", "medium", "large")  # COCO's areas: below 32 x 32 px, below 96 x 96 px, above; in the original photo
+
+
+def _round(value: float) -> float:
+    return round(value, 6)
+
+
+def _evaluate(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: Kind, max_detections: int) -> COCOeval:
+    """A run of COCOeval; the library prints its progress, which we do not want."""
+    # Results with a box take their area from it even when masks are compared, so for masks the box is left out.
+    drop = {"segmentation"} if kind == "bbox" else {"bbox"}
+    rows = [{k: v for k, v in row.items() if k not in drop} for row in results]
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO()
+        reference.dataset = copy.deepcopy(truth)
+        reference.createIndex()
+        run = COCOeval(reference, reference.loadRes(rows), kind)
+        run.params.maxDets = [1, 10, max_detections]
+        run.evaluate()
+        run.accumulate()
+    return run
+
+
+def _mean(precision: np.ndarray[Any, Any]) -> float | None:
+    """Mean over the entries that exist; None if no ground truth of that kind exists."""
+    known = precision[precision > -1]
+    return _round(float(known.mean())) if known.size else None
+
+
+def coco_scores(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: Kind, max_detections: int) -> dict[str, Any]:
+    """COCO average precision of boxes or masks.
+
+    Args:
+        truth: COCO document; good images are in it and their false alarms count.
+        results: COCO results in the original pixels.
+        kind: "bbox" or "segm".
+        max_detections: Detections an image that count.
+
+    Returns:
+        `map` (IoU 0.50 to 0.95), `map50`, `per_class` and `per_size` with the same two; None where there is no truth.
+    """
+    names = {c["id"]: c["name"] for c in truth["categories"]}
+    counted = {a["category_id"] for a in truth["annotations"]}
+    if not results:
+        # The library cannot load an empty list. Sizes without truth are told apart from sizes with nothing found.
+        none = {"map": 0.0 if counted else None, "map50": 0.0 if counted else None}
+        per_class = {name: {k: 0.0 if i in counted else None for k in ("map", "map50")} for i, name in names.items()}
+        return {**none, "per_class": per_class, "per_size": _empty_sizes(truth)}
+    # precision: (IoU thresholds, recall thresholds, classes, areas, max detections)
+    precision = _evaluate(truth, results, kind, max_detections).eval["precision"][..., -1]
+    per_class = {
+        name: {"map": _mean(precision[:, :, place, 0]), "map50": _mean(precision[0, :, place, 0])}
+        for place, (_, name) in enumerate(sorted(names.items()))
+    }
+    per_size = {
+        size: {"map": _mean(precision[:, :, :, place]), "map50": _mean(precision[0, :, :, place])}
+        for place, size in enumerate(SIZES, 1)
+    }
+    whole = precision[:, :, :, 0]
+    return {"map": _mean(whole), "map50": _mean(whole[0]), "per_class": per_class, "per_size": per_size}
+
+
+def _empty_sizes(truth: dict[str, Any]) -> dict[str, Any]:
+    limits = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
+    areas = [a["area"] for a in truth["annotations"]]
+    known = {size: any(low <= area <= high for area in areas) for size, (low, high) in limits.items()}
+    return {size: {k: 0.0 if known[size] else None for k in ("map", "map50")} for size in SIZES}
+
+
+def image_scores(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> dict[int, float]:
+    """Highest confidence on each image, 0 where nothing was found."""
+    best: defaultdict[int, float] = defaultdict(float)
+    for row in results:
+        best[row["image_id"]] = max(best[row["image_id"]], float(row["score"]))
+    return {image["id"]: best[image["id"]] for image in truth["images"]}
+
+
+def auroc(positive: Sequence[float], negative: Sequence[float]) -> float | None:
+    """Exact area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
+
+    Returns:
+        None if one side is empty.
+    """
+    if not positive or not negative:
+        return None
+    ranks = rankdata([*positive, *negative])
+    pairs = len(positive) * len(negative)
+    return _round((float(ranks[: len(positive)].sum()) - len(positive) * (len(positive) + 1) / 2) / pairs)
+
+
+def image_auroc(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> float | None:
+    """How well the image score tells defective images from good ones."""
+    defective = {a["image_id"] for a in truth["annotations"]}
+    scores = image_scores(truth, results)
+    return auroc([s for i, s in scores.items() if i in defective], [s for i, s in scores.items() if i not in defective])
+
+
+def all_scores(
+    truth: dict[str, Any], results: Sequence[dict[str, Any]], max_detections: int, with_masks: bool
+) -> dict[str, Any]:
+    """Box scores, mask scores (None for a detector without masks) and image AUROC."""
+    return {
+        "box": coco_scores(truth, results, "bbox", max_detections),
+        "mask": coco_scores(truth, results, "segm", max_detections) if with_masks else None,
+        "image_auroc": image_auroc(truth, results),
+    }

@@ -1,0 +1,74 @@
+"""What a detector has to offer, and the catalogue of those that do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from numpy import float32, float64, int64
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from detectors.datasets import Target
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which detections leave a network: score from `min_score`, the best `max_detections` an image."""
+
+    min_score: float
+    max_detections: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """Detections on one network square of side S, best first.
+
+    Attributes:
+        boxes: (N, 4) half-open corners in the network's pixels.
+        scores: (N,) in [0, 1].
+        categories: (N,) class index from 0.
+        masks: (N, S, S) in {0, 1}, or None for a detector without masks.
+    """
+
+    boxes: NDArray[float64]
+    scores: NDArray[float64]
+    categories: NDArray[int64]
+    masks: NDArray[float32] | None
+
+
+class Detector(Protocol):
+    """An architecture with its own loss and its own decoding; loop, data, metrics and files are the project's."""
+
+    has_masks: bool
+
+    def architecture(self, class_count: int) -> dict[str, Any]:
+        """The resolved architecture, as saved beside the weights."""
+        ...
+
+    def build(self, architecture: dict[str, Any]) -> nn.Module:
+        """A network with fresh weights from torch's global generator."""
+        ...
+
+    def losses(self, network: nn.Module, pictures: Tensor, targets: Sequence[Sequence[Target]]) -> dict[str, Tensor]:
+        """Named scalars, the one to minimise called "loss".
+
+        Args:
+            network: In training mode.
+            pictures: (B, 3, S, S) float32 in [0, 1].
+            targets: Of each picture, in the network's pixels.
+        """
+        ...
+
+    def decode(self, network: nn.Module, pictures: Tensor, limits: Limits) -> list[Found]:
+        """Detections of each picture; the network is in evaluation mode."""
+        ...
+
+
+DETECTORS: dict[str, Callable[[], Detector]] = {
+    "rtdetr": lambda: import_module("detectors.rtdetr").RtDetr(),
+    "yolo_seg": lambda: import_module("detectors.segmenter").YoloSeg(),
+}

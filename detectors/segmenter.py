@@ -1,0 +1,64 @@
+"""Adapter: a narrow YOLO11-seg from ultralytics' model class, loss, NMS and mask assembly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from detectors.datasets import Target
+from detectors.protocol import Found, Limits
+from detectors.ultralytics_models import (
+    SegmentationModel,
+    build_model,
+    non_max_suppression,
+    process_mask,
+    read_architecture,
+    to_batch,
+)
+
+PROTO_STRIDE = 2  # prototypes are drawn at twice the resolution of the finest map (stride 4)
+NMS_IOU = 0.6
+# The library's gains (its defaults), and one mask an instance: overlapping defects of two types must not hide each other.
+GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, overlap_mask=False)
+
+
+class YoloSeg:
+    """Boxes and masks."""
+
+    has_masks = True
+
+    def architecture(self, class_count: int) -> dict[str, Any]:  # noqa: D102
+        return read_architecture("yolo_seg", class_count)
+
+    def build(self, architecture: dict[str, Any]) -> nn.Module:  # noqa: D102
+        network: Any = build_model(SegmentationModel, architecture)
+        network.args = GAINS
+        return network
+
+    def losses(self, network: nn.Module, pictures: Tensor, targets: Sequence[Sequence[Target]]) -> dict[str, Tensor]:  # noqa: D102
+        batch = to_batch(pictures, targets, mask_px=pictures.shape[-1] // PROTO_STRIDE)
+        parts, named = network.loss(batch)  # pyright: ignore[reportCallIssue]
+        return {"loss": parts.sum() / len(pictures), **{k: v for k, v in named.items() if k != "sem_loss"}}
+
+    def decode(self, network: nn.Module, pictures: Tensor, limits: Limits) -> list[Found]:  # noqa: D102
+        (rows, prototypes), _ = network(pictures)
+        classes: int = network.model[-1].nc  # pyright: ignore
+        kept = non_max_suppression(
+            rows,
+            conf_thres=limits.min_score,
+            iou_thres=NMS_IOU,
+            max_det=limits.max_detections,
+            nc=classes,
+            max_time_img=3600.0,  # the library drops images when it is slow, and results would depend on the clock
+        )
+        side = pictures.shape[-1]
+        found: list[Found] = []
+        for row, prototype in zip(kept, prototypes, strict=True):
+            masks = process_mask(prototype, row[:, 6:], row[:, :4], (side, side), upsample=True)
+            boxes, scores = row[:, :4].double().numpy(), row[:, 4].double().numpy()
+            found.append(Found(boxes, scores, row[:, 5].numpy().astype(np.int64), masks.numpy().astype(np.float32)))
+        return found

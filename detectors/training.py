@@ -1,0 +1,213 @@
+"""Stage `train`: one arm of one detector, every fold; the same steps, batches and real images in every arm."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detectors.arms import Arm, parse_arm
+from detectors.augment import augmenter
+from detectors.averaging import Best, Ema
+from detectors.datasets import Counts, DataError, DetectionData, Pools, batch_counts, draw_batch, from_labelled, from_manifest, load_example
+from detectors.letterbox import network_side
+from detectors.metrics import all_scores
+from detectors.model_files import save_model
+from detectors.params import TrainParams
+from detectors.predict import predict, to_tensor
+from detectors.protocol import DETECTORS, Detector, Limits
+from pipeline.params import LabelParams
+from pipeline.records import fold_name, read_card
+from pipeline.runlog import resumable_output, unfinished
+from pipeline.seeds import derive_seed
+from pipeline.training import History, LoopPlan, run_loop
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """What one training sees."""
+
+    train: DetectionData
+    val: DetectionData
+    synthetic: DetectionData | None
+
+
+def load_fold(label_params: LabelParams, arm: Arm, prepared: Path, labelled: Path | None, fold: int) -> FoldData:
+    """Read the data of one arm and fold.
+
+    Raises:
+        DataError: If the arm needs synthetic images and has no folder of them.
+    """
+    train = from_manifest(prepared / "train", fold, "train", label_params)
+    val = from_manifest(prepared / "val", fold, "val", label_params)
+    if arm.generator is None:
+        return FoldData(train, val, None)
+    if labelled is None:
+        raise DataError(f"arm {arm.name!r} needs synthetic images; pass --labelled data/labelled/{arm.generator}")
+    return FoldData(train, val, from_labelled(labelled / fold_name(fold), train.classes, train.drawn_boxes))
+
+
+def load_pools(data: FoldData, side_px: int) -> Pools:
+    """Every training image at network scale, in memory."""
+    synthetic = data.synthetic.defective if data.synthetic is not None else ()
+    return Pools(
+        tuple(load_example(r, side_px) for r in data.train.defective),
+        tuple(load_example(r, side_px) for r in data.train.good),
+        tuple(load_example(r, side_px) for r in synthetic),
+    )
+
+
+def side_of(data: DetectionData, image_px: int) -> int:
+    """Side of the network's square, from the train photos."""
+    return network_side((r.size for r in data.records), image_px)
+
+
+def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices and kernels, none on biases and norms."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+@dataclass
+class Session:
+    """One training under way: network, its average, the best so far."""
+
+    detector: Detector
+    network: nn.Module
+    twin: nn.Module
+    ema: Ema
+    best: Best
+    side_px: int
+
+
+def _start(params: TrainParams, name: str, classes: int, seed: int, side_px: int) -> Session:
+    detector = DETECTORS[name]()
+    # The same start in every arm: it depends on detector and seed only.
+    torch.manual_seed(derive_seed(seed, "initial weights", name))
+    architecture = detector.architecture(classes)
+    network, twin = detector.build(architecture), detector.build(architecture)
+    return Session(detector, network, twin, Ema(network, params.ema_decay), Best(), side_px)
+
+
+def _losses_at(
+    params: TrainParams, session: Session, pools: Pools, counts: Counts, seed: int, augment: Callable[..., Any]
+) -> Callable[[int], dict[str, Tensor]]:
+    def losses_at(step: int) -> dict[str, Tensor]:
+        examples = [augment(example, sample_seed) for example, sample_seed in draw_batch(pools, counts, seed, step)]
+        session.network.train()
+        pictures = to_tensor([e.picture for e in examples], session.side_px)
+        return session.detector.losses(session.network, pictures, [e.targets for e in examples])
+
+    return losses_at
+
+
+def _after_step(params: TrainParams, session: Session, val: DetectionData) -> Callable[[int], None]:
+    limits = Limits(params.min_score, params.max_detections)
+
+    def after_step(done: int) -> None:
+        session.ema.update(session.network)
+        if done % params.validate_every and done != params.steps:
+            return
+        session.twin.load_state_dict(session.ema.average)
+        results = predict(session.detector, session.twin, val, session.side_px, limits)
+        scores = all_scores(val.coco, results, params.max_detections, session.detector.has_masks)
+        row = {"step": done, "image_auroc": scores["image_auroc"]}
+        for kind in ("box", "mask"):
+            found = scores[kind] or {}
+            row |= {f"{kind}_map50": found.get("map50"), f"{kind}_map": found.get("map")}
+        session.best.offer(row, session.ema.average)
+        logger.info("step %d: val box mAP50 %s", done, row["box_map50"])
+
+    return after_step
+
+
+def fit_fold(params: TrainParams, name: str, arm: Arm, data: FoldData, seed: int, work: Path) -> tuple[Session, History, Counts]:
+    """Train one network; resumes from the checkpoint in `work`."""
+    side_px = side_of(data.train, params.image_px)
+    pools = load_pools(data, side_px)
+    counts = batch_counts(params.batch, params.negative_share, params.synthetic_share, pools)
+    session = _start(params, name, len(data.train.classes), seed, side_px)
+    optimizer = torch.optim.AdamW(_groups(session.network, params.weight_decay), lr=params.lr * params.tuning(name).lr_scale)
+    plan = LoopPlan(
+        steps=params.steps,
+        seed=seed,
+        label=f"train {name} {arm.name} {fold_name(seed)}",
+        warmup_steps=params.warmup_steps,
+        cosine=True,
+        checkpoint=work / f"{fold_name(seed)}.pt",
+    )
+    history = run_loop(
+        plan,
+        _losses_at(params, session, pools, counts, seed, augmenter(arm.recipe, data.train.drawn_boxes)),
+        optimizer,
+        {"network": session.network, "ema": session.ema, "best": session.best},
+        _after_step(params, session, data.val),
+    )
+    return session, history, counts
+
+
+def image_counts(data: FoldData) -> dict[str, int]:
+    """Images of each kind an arm trains and validates on."""
+    return {
+        "real": len(data.train.defective),
+        "good": len(data.train.good),
+        "synthetic": len(data.synthetic.defective) if data.synthetic is not None else 0,
+        "val_defective": len(data.val.defective),
+        "val_good": len(data.val.good),
+    }
+
+
+def _card(params: TrainParams, name: str, arm: Arm, data: FoldData, result: tuple[Session, History, Counts]) -> dict[str, Any]:
+    session, history, counts = result
+    return {
+        "detector": name,
+        "arm": asdict(arm),
+        "classes": list(data.train.classes),
+        "params": params.model_dump(mode="json"),
+        "side_px": session.side_px,
+        "parameters": sum(p.numel() for p in session.network.parameters()),
+        "images": image_counts(data),
+        "batch": asdict(counts),
+        "steps": len(history.losses),
+        "skipped_steps": history.skipped,
+        "best_step": session.best.step,
+        "val": session.best.row,
+        "validations": session.best.rows,
+    }
+
+
+def train_arm(
+    params: TrainParams, label_params: LabelParams, detector: str, arm_name: str, prepared: Path, labelled: Path | None, out: Path
+) -> None:
+    """Train one detector in one arm on every fold of the data set; the fold is the seed.
+
+    Args:
+        params: Section `train`.
+        label_params: Section `label`: what counts as one defect on real photos.
+        detector: A name of `DETECTORS`.
+        arm_name: `real`, `classical`, `<generator>` or `<generator>_classical`.
+        prepared: `data/prepared`; only its `train` and `val` are read.
+        labelled: `data/labelled/<generator>` for arms with synthetic images.
+        out: Gets one folder a fold; see `model_files`. A killed run resumes.
+    """
+    arm = parse_arm(arm_name)
+    torch.set_num_threads(params.threads)
+    inputs = [Path(__file__).parent, prepared / "train", prepared / "val", *([labelled] if arm.generator and labelled else [])]
+    key = (params.model_dump(mode="json"), label_params.model_dump(mode="json"), detector, arm_name, *inputs)
+    with resumable_output(out, *key) as work:
+        for fold, building in unfinished(work, read_card(prepared / "train").folds):
+            data = load_fold(label_params, arm, prepared, labelled, fold)
+            result = fit_fold(params, detector, arm, data, fold, work)
+            card = {"fold": fold, "seed": fold, **_card(params, detector, arm, data, result)}
+            architecture = result[0].detector.architecture(len(data.train.classes))
+            save_model(building, result[0].best.weights, architecture, result[1].losses, card)

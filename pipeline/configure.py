@@ -1,0 +1,133 @@
+"""Edit `params.yaml` by its own rules: comments stay, unknown names are refused, nothing is half-written."""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, get_args
+
+from ruamel.yaml import YAML
+
+from pipeline import params as models
+from pipeline.params import ParamsError, PrepareParams, Section, parse_section
+from pipeline.records import write_text
+
+DRAWN = "pipeline/procedural"
+"""Source of layout `sample`: the code that draws it, so that DVC reruns when it changes."""
+LAYOUTS: tuple[str, ...] = get_args(PrepareParams.model_fields["layout"].annotation)
+SECTIONS: dict[str, type[Section]] = {
+    "prepare": PrepareParams,
+    "learn_base": models.LearnBaseParams,
+    "learn_concept": models.LearnConceptParams,
+    "synthesize": models.SynthesizeParams,
+    "select": models.SelectParams,
+    "label": models.LabelParams,
+    "report": models.ReportParams,
+}
+
+
+def configure(path: Path, profile: str | None, data: str | None, layout: str | None, *, skip_invalid: bool) -> list[str]:
+    """Write a profile and a data source into `path`, and say what changed.
+
+    Args:
+        path: The parameter file; profiles lie beside it in `profiles/`.
+        profile: Name of a profile, applied first; None keeps the present values.
+        data: Folder of raw photos, stored as given.
+        layout: How that folder is read; `sample` needs no folder.
+        skip_invalid: Drop invalid samples. New data without it goes back to stopping at them.
+
+    Returns:
+        One line a changed parameter, `prepare.source: old -> new`.
+
+    Raises:
+        ParamsError: For an unknown profile, parameter, layout or folder, or a value its section refuses; nothing is written.
+    """
+    yaml = _round_trip()
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    before = dict(_leaves(document))
+    if profile is not None:
+        _merge(document, yaml.load(_profile_path(path.parent, profile).read_text(encoding="utf-8")) or {}, f"profile {profile}: ")
+    _set_source(document["prepare"], path.parent, data, layout, skip_invalid=skip_invalid)
+    lines = [f"{key}: {before[key]} -> {value}" for key, value in _leaves(document) if before[key] != value]
+    for name, model in SECTIONS.items():
+        parse_section(model, name, _plain(document.get(name)))
+    if lines:
+        buffer = io.StringIO()
+        yaml.dump(document, buffer)
+        write_text(path, buffer.getvalue())
+    return lines
+
+
+def _round_trip() -> YAML:
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    return yaml
+
+
+def _plain(value: Any) -> Any:
+    """The value without ruamel's own container types."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and plain value of everything that is no mapping."""
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _leaves(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _plain(item)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"; nearest valid name: {close[0]!r}" if close else ""
+
+
+def _profile_path(root: Path, name: str) -> Path:
+    folder = root / "profiles"
+    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    if name not in known:
+        raise ParamsError(f"no profile {name!r} in profiles/{_nearest(name, known)}")
+    return folder / f"{name}.yaml"
+
+
+def _merge(target: Any, changes: Mapping[str, Any], where: str) -> None:
+    """Overwrite the leaves of `target` that `changes` names; a name `target` lacks is refused."""
+    for key, value in changes.items():
+        if key not in target:
+            raise ParamsError(f"{where}{key}: unknown parameter{_nearest(str(key), list(map(str, target)))}")
+        if isinstance(target[key], Mapping) != isinstance(value, Mapping):
+            kinds = "a group of parameters" if isinstance(target[key], Mapping) else "one value"
+            raise ParamsError(f"{where}{key}: expected {kinds}, got {_plain(value)!r}")
+        if isinstance(value, Mapping):
+            _merge(target[key], value, f"{where}{key}.")
+        elif _plain(target[key]) != _plain(value):
+            target[key] = value
+
+
+def _set_source(prepare: Any, root: Path, data: str | None, layout: str | None, *, skip_invalid: bool) -> None:
+    """Write source, layout and skip_invalid into the section of `prepare`."""
+    if layout is not None and layout not in LAYOUTS:
+        raise ParamsError(f"unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}{_nearest(layout, list(LAYOUTS))}")
+    if data is None and layout not in (None, "sample"):
+        raise ParamsError(f"layout {layout!r} needs a folder of photos: give DATA=<folder> (--data) as well")
+    if data is not None and layout is None:
+        photos = ", ".join(name for name in LAYOUTS if name != "sample")
+        raise ParamsError(f"data {data!r} needs a layout: give LAYOUT=<name> (--layout), one of {photos}")
+    if data is not None and layout == "sample":
+        raise ParamsError(f"layout 'sample' draws its own data set and reads no folder; leave out {data!r}")
+    if data is not None:
+        folder = Path(data).expanduser()
+        if not (root / folder).is_dir():
+            raise ParamsError(f"data folder {data!r} does not exist or is no folder; paths are relative to the project")
+        _merge(prepare, {"source": str(PurePosixPath(folder)), "layout": layout, "skip_invalid": skip_invalid}, "")
+    elif layout == "sample":
+        _merge(prepare, {"source": DRAWN, "layout": layout, "skip_invalid": skip_invalid}, "")
+    elif skip_invalid:
+        _merge(prepare, {"skip_invalid": True}, "")

@@ -1,0 +1,70 @@
+"""The baseline: cut a real defect out along its mask and paste it elsewhere with a soft rim. It learns nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.generators.protocol import FitJob, Reference, Request, SampleJob, Synthetic
+from pipeline.images import read_mask, read_rgb, write_png
+from pipeline.masks.composite import apply_change
+from pipeline.records import write_json
+
+
+class CopyPaste:
+    """Fitting keeps the references; sampling warps them by the request's own transform."""
+
+    def fit(self, job: FitJob, out: Path) -> None:
+        """Write the references as PNG, and `references.json` with their ids and types."""
+        rows = []
+        for number, reference in enumerate(job.references):
+            name = f"{number:04d}"
+            write_png(out / f"{name}.png", reference.image)
+            write_png(out / f"{name}.mask.png", reference.mask)
+            rows.append({"id": reference.id, "defect": reference.defect, "file": name})
+        write_json(out / "references.json", rows)
+
+    def load(self, fitted: Path, job: SampleJob) -> CopyPasteSampler:
+        """Read the references back."""
+        rows = json.loads((fitted / "references.json").read_text(encoding="utf-8"))
+        references = {
+            row["id"]: Reference(
+                row["id"], row["defect"], read_rgb(fitted / f"{row['file']}.png"), read_mask(fitted / f"{row['file']}.mask.png")
+            )
+            for row in rows
+        }
+        return CopyPasteSampler(references, job.feather_px)
+
+
+class CopyPasteSampler:
+    """Pastes the reference a request's mask comes from; the seed plays no part, so all candidates of a request are equal."""
+
+    def __init__(self, references: dict[str, Reference], feather_px: int) -> None:
+        """Keep the references by id."""
+        self._references = references
+        self._feather_px = feather_px
+
+    def __call__(self, requests: Iterable[tuple[Request, int]]) -> Iterator[Synthetic]:
+        """Paste, request by request."""
+        for request, _ in requests:
+            yield self._paste(request)
+
+    def facts(self) -> dict[str, Any]:
+        """Nothing but the rim."""
+        return {"feather_px": self._feather_px, "change_threshold": 0.0}
+
+    def _paste(self, request: Request) -> Synthetic:
+        side = len(request.clean)
+        source = self._references[request.reference].image
+        moved = cv2.warpAffine(
+            source, request.affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        )
+        change = moved.astype(np.float32) - request.clean.astype(np.float32)
+        image = apply_change(request.clean, change, request.mask, self._feather_px)
+        # The rim outside the mask only hides the seam: what was pasted is the mask, where it differs from what was there.
+        return Synthetic(image, request.mask & (image != request.clean).any(axis=2))

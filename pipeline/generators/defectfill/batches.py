@@ -1,0 +1,87 @@
+"""Training batches of DefectFill: a reference, a window around its defect, a random mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.diffusion.latents import mask_tensor, to_tensor
+from pipeline.diffusion.photos import random_boxes_mask
+from pipeline.generators.protocol import Reference
+from pipeline.images import Mask, Picture
+from pipeline.masks.crops import read_mask_window, read_window, resize_mask, resize_picture, window_around
+from pipeline.params import DefectFillParams
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's crops.
+
+    Attributes:
+        images: (B, 3, S, S) in [-1, 1].
+        masks: True defect masks M, (B, 1, S, S).
+        random_masks: M_rand, (B, 1, S, S).
+        defects: Type of each row.
+    """
+
+    images: Tensor
+    masks: Tensor
+    random_masks: Tensor
+    defects: list[str]
+
+
+def zoomed(image: Picture, mask: Mask, side: int, factor: float, rng: np.random.Generator) -> tuple[Picture, Mask]:
+    """Enlarge a square crop to `factor` times `side` and cut a random `side` out of it, image and mask alike."""
+    large = round(side * factor)
+    x, y = (int(v) for v in rng.integers(0, large - side + 1, 2))
+    cut = np.s_[y : y + side, x : x + side]
+    return resize_picture(image, large)[cut], resize_mask(mask, large)[cut]
+
+
+class BatchSource:
+    """Draws balanced batches: the type first, then one of its references."""
+
+    def __init__(self, references: Sequence[Reference], params: DefectFillParams, side: int) -> None:
+        """Group the references by type.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not references:
+            raise ValueError("no reference to learn from; `prepare` found no usable defect in the train split")
+        self._by_defect = {
+            defect: [r for r in references if r.defect == defect] for defect in sorted({r.defect for r in references})
+        }
+        self._params, self._side = params, side
+
+    @property
+    def defects(self) -> list[str]:
+        """The types, sorted."""
+        return list(self._by_defect)
+
+    def draw(self, count: int, rng: np.random.Generator) -> Batch:
+        """A batch of `count` rows."""
+        rows = [self._row(rng) for _ in range(count)]
+        images: NDArray[np.uint8] = np.stack([image for image, _, _ in rows])
+        masks = np.stack([mask for _, mask, _ in rows])
+        random_masks = random_boxes_mask(count, self._side, self._params.random_boxes, rng)
+        return Batch(to_tensor(images), mask_tensor(masks), mask_tensor(random_masks), [defect for _, _, defect in rows])
+
+    def _row(self, rng: np.random.Generator) -> tuple[Picture, Mask, str]:
+        defect = self.defects[rng.integers(len(self._by_defect))]
+        choices = self._by_defect[defect]
+        reference = choices[rng.integers(len(choices))]
+        window = window_around(reference.mask, rng.uniform(*self._params.crop_scale), self._params.min_crop_px)
+        image, mask = zoomed(
+            read_window(reference.image, window),
+            read_mask_window(reference.mask, window),
+            self._side,
+            rng.uniform(*self._params.scale_augment),
+            rng,
+        )
+        flips = rng.choice([-1, 1], 2) if self._params.flip else (1, 1)
+        return image[:: flips[0], :: flips[1]], mask[:: flips[0], :: flips[1]], defect

@@ -1,0 +1,118 @@
+"""A concept on disk and in a pipeline: tokens of the types, LoRA, and the prompts that go with them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionInpaintPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.params import DefectFillParams
+
+CARD = "card.json"
+LORA_NAME = "default"
+UNET_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+TEXT_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
+
+
+class TokenError(ValueError):
+    """Two defect types would share a token, or a token is not one id."""
+
+
+def token_of(defect: str) -> str:
+    """The type's own token, e.g. `<mt-blowhole>`; lower case, since CLIP's tokenizer lowers text."""
+    return "<" + re.sub(r"[^a-z0-9]+", "-", defect.lower()).strip("-") + ">"
+
+
+def defect_prompt(token: str) -> str:
+    """P_def."""
+    return f"A photo of {token}"
+
+
+def object_prompt(token: str, thing: str) -> str:
+    """P_obj."""
+    return f"A {thing} with {token}"
+
+
+def add_tokens(pipe: StableDiffusionInpaintPipeline, defects: Sequence[str]) -> dict[str, int]:
+    """Add one row a type to tokenizer and text encoder; return defect -> id.
+
+    Raises:
+        TokenError: If two types give the same token or the tokenizer knows it already.
+    """
+    tokens = [token_of(defect) for defect in defects]
+    added = pipe.tokenizer.add_tokens(tokens)
+    if added != len(tokens):
+        raise TokenError(f"defect types {list(defects)} give tokens {tokens}, of which only {added} are new; rename the types")
+    pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
+    return {defect: pipe.tokenizer.convert_tokens_to_ids(token) for defect, token in zip(defects, tokens, strict=True)}
+
+
+def add_lora(pipe: StableDiffusionInpaintPipeline, params: DefectFillParams, token_ids: Sequence[int]) -> dict[str, list[Tensor]]:
+    """Put LoRA on UNet and text encoder attention and free the token rows; return the trainable tensors by group.
+
+    Only the rows in `token_ids` of the embedding ever move: the gradient of the others is zeroed, and no decay is applied.
+    """
+
+    def config(targets: list[str]) -> LoraConfig:
+        return LoraConfig(r=params.rank, lora_alpha=params.alpha, lora_dropout=params.dropout, target_modules=targets)
+
+    pipe.unet.add_adapter(config(UNET_TARGETS), LORA_NAME)
+    pipe.text_encoder.add_adapter(config(TEXT_TARGETS), LORA_NAME)
+    groups = {
+        "unet": [p for p in pipe.unet.parameters() if p.requires_grad],
+        "text": [p for p in pipe.text_encoder.parameters() if p.requires_grad],
+    }
+    rows = pipe.text_encoder.get_input_embeddings().weight.requires_grad_(True)
+    free = torch.zeros(len(rows), 1)
+    free[list(token_ids)] = 1.0
+    rows.register_hook(lambda gradient: gradient * free)
+    return {**groups, "token": [rows]}
+
+
+def token_column_of(ids: Tensor, token_id: int) -> int:
+    """Position of the token in one prompt's ids (L,), found by id.
+
+    Raises:
+        TokenError: If it does not occur exactly once.
+    """
+    places = (ids == token_id).nonzero()[:, 0].tolist()
+    if len(places) != 1:
+        raise TokenError(f"token id {token_id} occurs {len(places)} times in a prompt of {len(ids)} tokens, expected once")
+    return int(places[0])
+
+
+def save_concept(pipe: StableDiffusionInpaintPipeline, token_ids: dict[str, int], out: Path) -> None:
+    """Write LoRA in diffusers format and one textual-inversion file a type, readable by the stock pipeline."""
+    unet, text = pipe.unet, pipe.text_encoder
+    pipe.save_lora_weights(
+        out,
+        unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=LORA_NAME)),
+        text_encoder_lora_layers=convert_state_dict_to_diffusers(
+            get_peft_model_state_dict(text, adapter_name=LORA_NAME, save_embedding_layers=False)
+        ),
+        # Without it the loader takes alpha = rank, and the concept is scaled wrongly.
+        unet_lora_adapter_metadata=unet.peft_config[LORA_NAME].to_dict(),
+        text_encoder_lora_adapter_metadata=text.peft_config[LORA_NAME].to_dict(),
+    )
+    rows = text.get_input_embeddings().weight.detach()
+    (out / "tokens").mkdir(parents=True, exist_ok=True)
+    for defect, row in token_ids.items():
+        token = token_of(defect)
+        save_file({token: rows[row].clone()}, out / "tokens" / f"{token.strip('<>')}.safetensors")
+
+
+def load_concept(pipe: StableDiffusionInpaintPipeline, fitted: Path) -> dict[str, str]:
+    """Load tokens, then LoRA, through the stock loaders; return defect -> prompt."""
+    card = json.loads((fitted / CARD).read_text(encoding="utf-8"))
+    for token in card["tokens"].values():
+        pipe.load_textual_inversion(str(fitted / "tokens" / f"{token.strip('<>')}.safetensors"), token=token)
+    pipe.load_lora_weights(str(fitted), adapter_name=LORA_NAME)
+    return dict(card["prompts"])

@@ -1,0 +1,132 @@
+"""Fitting: per step two forwards, defect branch and object branch, sharing picture, time and noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionInpaintPipeline
+from torch import Tensor
+
+from pipeline.diffusion.components import load_pipeline, prompt_ids
+from pipeline.diffusion.latents import encode, latent_mask, masked_background, training_target, unet_input
+from pipeline.diffusion.photos import rng_from_torch
+from pipeline.generators.defectfill.attention import AttentionRecorder
+from pipeline.generators.defectfill.batches import Batch, BatchSource
+from pipeline.generators.defectfill.concept import (
+    CARD,
+    add_lora,
+    add_tokens,
+    defect_prompt,
+    object_prompt,
+    save_concept,
+    token_column_of,
+    token_of,
+)
+from pipeline.generators.defectfill.losses import attention_loss, defect_loss, object_loss
+from pipeline.generators.protocol import FitJob
+from pipeline.params import DefectFillParams
+from pipeline.records import write_json
+from pipeline.runlog import digest
+from pipeline.training import History, LoopPlan, run_loop
+
+
+@dataclass
+class Concept:
+    """A base with LoRA and tokens on it, and what its losses need.
+
+    Attributes:
+        pipe: The inpainting pipeline, adapters attached.
+        recorder: Records attention of the up blocks.
+        ids: Prompt ids by type, (2, L): P_def and P_obj.
+        columns: Position of the type's token in its P_obj.
+    """
+
+    pipe: StableDiffusionInpaintPipeline
+    recorder: AttentionRecorder
+    ids: dict[str, Tensor]
+    columns: dict[str, int]
+
+
+def attach(pipe: StableDiffusionInpaintPipeline, defects: list[str], token_ids: dict[str, int], thing: str) -> Concept:
+    """Install the recorder and tokenise every type's two prompts."""
+    ids = {d: prompt_ids(pipe.tokenizer, [defect_prompt(token_of(d)), object_prompt(token_of(d), thing)]) for d in defects}
+    columns = {d: token_column_of(ids[d][1], token_ids[d]) for d in defects}
+    return Concept(pipe, AttentionRecorder(pipe.unet), ids, columns)
+
+
+def losses_of(concept: Concept, batch: Batch, params: DefectFillParams) -> dict[str, Tensor]:
+    """The three losses of one batch and their weighted sum, each a scalar.
+
+    Time and noise are drawn from torch's global generator and shared by both branches, as in the paper's figure 2.
+    """
+    pipe, scheduler = concept.pipe, concept.pipe.scheduler
+    with torch.no_grad():
+        latents = encode(pipe.vae, batch.images)
+        true_background = masked_background(pipe.vae, batch.images, batch.masks)
+        random_background = masked_background(pipe.vae, batch.images, batch.random_masks)
+    noise = torch.randn_like(latents)
+    times = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),))
+    noisy, target = scheduler.add_noise(latents, noise, times), training_target(scheduler, latents, noise, times)
+    mask, random_mask = latent_mask(batch.masks, latents), latent_mask(batch.random_masks, latents)
+    texts = pipe.text_encoder(torch.cat([concept.ids[d] for d in batch.defects])).last_hidden_state
+    predicted = pipe.unet(unet_input(noisy, mask, true_background), times, encoder_hidden_states=texts[0::2]).sample
+    defect = defect_loss(predicted, target, mask, params.reduction)
+    columns = torch.tensor([concept.columns[d] for d in batch.defects])
+    with concept.recorder.recording(columns) as maps:
+        predicted = pipe.unet(
+            unet_input(noisy, random_mask, random_background), times, encoder_hidden_states=texts[1::2]
+        ).sample
+    whole = object_loss(predicted, target, mask, params.background_weight, params.reduction)
+    attention = attention_loss(maps, mask, params.attention_norm)
+    total = params.weight_defect * defect + params.weight_object * whole + params.weight_attention * attention
+    return {"loss": total, "defect": defect, "object": whole, "attention": attention}
+
+
+def fit(job: FitJob, out: Path) -> History:
+    """Train LoRA and token rows on the references and write the concept into `out`."""
+    params: DefectFillParams = job.params
+    torch.manual_seed(job.seed)
+    pipe = load_pipeline(job.base)
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    source = BatchSource(job.references, params, side)
+    token_ids = add_tokens(pipe, source.defects)
+    groups = add_lora(pipe, params, list(token_ids.values()))
+    concept = attach(pipe, source.defects, token_ids, params.object)
+    pipe.unet.train()
+    pipe.text_encoder.train()
+    rates = {"unet": params.lr_unet, "text": params.lr_text, "token": params.lr_token}
+    optimizer = torch.optim.AdamW(
+        [{"params": groups[name], "lr": rate, "weight_decay": 0.0 if name == "token" else 1e-2} for name, rate in rates.items()]
+    )
+    plan = LoopPlan(params.steps, job.seed, "defectfill", params.warmup_steps, checkpoint=job.work / f"defectfill-{job.seed}.pt")
+    history = run_loop(
+        plan,
+        lambda step: losses_of(concept, source.draw(params.batch, rng_from_torch()), params),
+        optimizer,
+        {"unet": pipe.unet, "text_encoder": pipe.text_encoder},
+    )
+    save_concept(pipe, token_ids, out)
+    write_card(job, source.defects, history, out)
+    return history
+
+
+def write_card(job: FitJob, defects: list[str], history: History, out: Path) -> None:
+    """Everything needed to use the concept again, and how its losses went."""
+    params: DefectFillParams = job.params
+    tail = history.losses[-50:]
+    facts = {
+        "generator": "defectfill",
+        "base": digest(job.base),
+        "tokens": {d: token_of(d) for d in defects},
+        "prompts": {d: object_prompt(token_of(d), params.object) for d in defects},
+        "plain_prompt": f"A photo of a {params.object}",
+        "references": [r.id for r in job.references],
+        "params": params.model_dump(mode="json"),
+        "seed": job.seed,
+        "skipped_steps": history.skipped,
+        "losses_last_50": {name: round(float(np.mean([row[name] for row in tail])), 5) for name in tail[0]},
+    }
+    write_json(out / CARD, facts)

@@ -1,0 +1,118 @@
+"""What a generator is: it is fitted on a few references, and then answers requests in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.images import Mask, Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A real defect of the train split: (H, W, 3) photo and (H, W) mask of one type on it."""
+
+    id: str
+    defect: str
+    image: Picture
+    mask: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One defect wanted on one clean crop.
+
+    Attributes:
+        id: Unique in a run; part of every seed.
+        defect: Type.
+        clean: (S, S, 3) uint8 crop of a good photo.
+        mask: (S, S) bool, where the defect is wanted.
+        reference: Id of the reference whose mask was warped into `mask`.
+        affine: (2, 3) matrix from pixels (x, y) of that reference's photo to pixels of the crop.
+    """
+
+    id: str
+    defect: str
+    clean: Picture
+    mask: Mask
+    reference: str
+    affine: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Synthetic:
+    """The crop with its defect, and the mask of what REALLY changed, both of the request's size."""
+
+    image: Picture
+    changed: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class FitJob:
+    """What a generator is fitted with.
+
+    Attributes:
+        params: The generator's section of `learn_concept`.
+        references: The few real defects, of all types.
+        base: Folder of the inpainting pipeline of the fold.
+        work: Folder for checkpoints; survives a killed run.
+        seed: Equal to the fold.
+    """
+
+    params: Any
+    references: Sequence[Reference]
+    base: Path
+    work: Path
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleJob:
+    """How a fitted generator samples.
+
+    Attributes:
+        params: The generator's section of `synthesize`.
+        base: Folder of the inpainting pipeline of the fold.
+        good: Good train photos, to measure what the sampler changes without the concept.
+        feather_px: Soft rim outside the mask, in pixels of the crop.
+        micro_batch: Rows the network always runs at, padded: bytes do not depend on how many crops are in flight.
+        seed: Equal to the fold.
+    """
+
+    params: Any
+    base: Path
+    good: Sequence[Picture]
+    feather_px: int
+    micro_batch: int
+    seed: int
+
+
+class Sampler(Protocol):
+    """Answers requests in order; each (request, seed) alone decides its answer.
+
+    Outside the requested mask and its feather the image equals the clean crop bit for bit.
+    """
+
+    def __call__(self, requests: Iterable[tuple[Request, int]]) -> Iterator[Synthetic]:  # noqa: D102
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What belongs on the card of the candidates: thresholds, micro-batch, settings."""
+        ...
+
+
+class Generator(Protocol):
+    """One way to make defects."""
+
+    def fit(self, job: FitJob, out: Path) -> None:
+        """Learn from the references and write everything needed to sample into the folder `out`."""
+        ...
+
+    def load(self, fitted: Path, job: SampleJob) -> Sampler:
+        """A sampler from a fitted folder."""
+        ...

@@ -1,0 +1,1 @@
+"""Where defects go: crops around masks, warped reference masks, exact composites."""

@@ -1,0 +1,45 @@
+"""Putting a generated change into a clean crop, and measuring what really changed."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.images import Mask, Picture
+
+SMOOTH_SIGMA_PX = 1.0
+
+
+def feathered(mask: Mask, feather_px: int) -> NDArray[np.float32]:
+    """(H, W) weights: 1 on the mask, falling linearly to 0 at `feather_px` + 1 pixels outside it."""
+    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.clip(1.0 - distance / (feather_px + 1), 0.0, 1.0).astype(np.float32)
+
+
+def apply_change(clean: Picture, change: NDArray[np.float32], mask: Mask, feather_px: int) -> Picture:
+    """Clean crop plus a change, weighted by the feathered mask.
+
+    Args:
+        clean: (H, W, 3) uint8.
+        change: (H, W, 3) in grey levels, about [-255, 255].
+        mask: (H, W) where the change is wanted.
+        feather_px: Width of the soft rim outside the mask.
+
+    Returns:
+        (H, W, 3) uint8, equal to `clean` bit for bit where the weight is 0.
+    """
+    weight = feathered(mask, feather_px)[..., None]
+    mixed = np.clip(np.rint(clean + weight * change), 0, 255).astype(np.uint8)
+    return np.where(weight > 0, mixed, clean)
+
+
+def change_size(result: NDArray[np.generic], clean: NDArray[np.generic]) -> NDArray[np.float32]:
+    """(H, W) smoothed mean absolute difference of two (H, W, 3) pictures, in grey levels."""
+    difference = np.abs(result.astype(np.float32) - clean.astype(np.float32)).mean(axis=2)
+    return cv2.GaussianBlur(difference, (0, 0), SMOOTH_SIGMA_PX)
+
+
+def changed_region(result: Picture, clean: Picture, threshold: float) -> Mask:
+    """Pixels whose smoothed difference exceeds `threshold` grey levels, and that differ at all."""
+    return (change_size(result, clean) > threshold) & (result != clean).any(axis=2)

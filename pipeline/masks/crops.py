@@ -1,0 +1,93 @@
+"""Square windows on photos: synthesis works on them, and pastes them back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.images import Mask, Picture
+
+
+class EmptyMaskError(ValueError):
+    """A mask has no pixel where one is needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A square [x0, x0 + side) x [y0, y0 + side) in pixels of a photo; it may reach beyond the photo."""
+
+    x0: int
+    y0: int
+    side: int
+
+
+def mask_bounds(mask: Mask) -> tuple[int, int, int, int]:
+    """Half-open (x0, y0, x1, y1) of the True pixels of an (H, W) mask.
+
+    Raises:
+        EmptyMaskError: If there is none.
+    """
+    ys, xs = np.nonzero(mask)
+    if len(xs) == 0:
+        raise EmptyMaskError("mask has no defect pixel; drop the sample before cropping")
+    return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+
+
+def window_around(mask: Mask, scale: float, min_px: int) -> Window:
+    """The square centred on the mask whose side is `scale` times the mask's longer side.
+
+    The side is at least `min_px`, and at most the photo's longer side unless the mask itself needs more: beyond the photo
+    there is only reflection, which teaches and shows nothing.
+    """
+    x0, y0, x1, y1 = mask_bounds(mask)
+    longest = max(x1 - x0, y1 - y0)
+    side = max(min_px, round(longest * scale))
+    side = max(min(side, max(mask.shape)), round(longest * 1.1))
+    return Window((x0 + x1 - side) // 2, (y0 + y1 - side) // 2, side)
+
+
+def read_window(photo: Picture, window: Window) -> Picture:
+    """(side, side, 3) pixels of an (H, W, 3) photo, reflected beyond its border."""
+    return cut(photo, window, cv2.BORDER_REFLECT_101)
+
+
+def read_mask_window(mask: Mask, window: Window) -> Mask:
+    """(side, side) pixels of an (H, W) mask, False beyond its border."""
+    return cut(mask.astype(np.uint8), window, cv2.BORDER_CONSTANT) > 0
+
+
+def cut(array: NDArray[np.uint8], window: Window, border: int) -> NDArray[np.uint8]:
+    """The window of an array, with OpenCV's border rule beyond the array."""
+    height, width = array.shape[:2]
+    left, top = max(0, -window.x0), max(0, -window.y0)
+    right, bottom = max(0, window.x0 + window.side - width), max(0, window.y0 + window.side - height)
+    padded = cv2.copyMakeBorder(array, top, bottom, left, right, border)
+    y, x = window.y0 + top, window.x0 + left
+    return padded[y : y + window.side, x : x + window.side]
+
+
+def paste_window(photo: NDArray[np.generic], patch: NDArray[np.generic], window: Window) -> None:
+    """Write the part of a window that lies inside the photo into it, in place; the rest of the photo stays as it is."""
+    height, width = photo.shape[:2]
+    x0, y0 = max(0, window.x0), max(0, window.y0)
+    x1, y1 = min(width, window.x0 + window.side), min(height, window.y0 + window.side)
+    photo[y0:y1, x0:x1] = patch[y0 - window.y0 : y1 - window.y0, x0 - window.x0 : x1 - window.x0]
+
+
+def resize_picture(picture: Picture, side: int) -> Picture:
+    """Square picture at another side: area averaging down, cubic up."""
+    if picture.shape[0] == side:
+        return picture
+    return cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA if side < picture.shape[0] else cv2.INTER_CUBIC)
+
+
+def resize_mask(mask: Mask, side: int) -> Mask:
+    """Square mask at another side; a pixel is set when at least a quarter of it is covered, so that thin cracks survive."""
+    if mask.shape[0] == side:
+        return mask
+    grey = mask.astype(np.float32)
+    resized = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA if side < mask.shape[0] else cv2.INTER_LINEAR)
+    return resized >= (0.25 if side < mask.shape[0] else 0.5)

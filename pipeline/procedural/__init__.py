@@ -1,0 +1,1 @@
+"""Drawn surfaces and defects: the sample set needs no download and no licence."""

@@ -1,0 +1,81 @@
+"""What the comparison stands on: parts and photos, what was dropped or capped, and on which terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.records import DatasetCard, Sample
+
+GOOD = "good"
+TERMS: dict[str, str] = {
+    "sample": "Drawn by this project's own code; free of third-party rights.",
+    "mvtec": "Photos remain under their owner's terms; MVTec AD itself is CC BY-NC-SA 4.0, not for commercial use.",
+    "magnetic_tile": "Magnetic-tile photos (Huang et al., The Visual Computer 2020) remain under their authors' terms; not redistributed here.",
+    "deep_pcb": "DeepPCB scans (Tang et al., 2019) remain under their authors' terms; not redistributed here.",
+    "folder": "Photos remain under their owner's terms.",
+}
+"""By layout; synthetic pictures are made from the photos and carry the same terms."""
+
+
+def count_parts(samples: Sequence[Sample], classes: Sequence[str], fold: int) -> list[dict[str, Any]]:
+    """Parts and photos of each type, and of good photos, on the train side of one fold.
+
+    A photo with several types counts for each of them. `unused` samples are real ones beyond the budget K.
+    """
+    rows: list[dict[str, Any]] = []
+    for name in (*classes, None):
+        row: dict[str, Any] = {"type": GOOD if name is None else name}
+        for split in ("train", "unused"):
+            own = [s for s in samples if s.fold == fold and s.split == split and s.defect == name]
+            row[f"{split}_parts"] = len({s.part_id for s in own})
+            row[f"{split}_photos"] = len({s.image for s in own})
+        rows.append(row)
+    return rows
+
+
+def count_tested(rows: Sequence[Mapping[str, Any]], folds: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Test photos of each fold, as `evaluate` counted them."""
+    by_fold = {int(row["fold"]): {"photos": row.get("images"), "good_photos": row.get("good_images")} for row in rows}
+    return {str(fold): by_fold[fold] for fold in folds if fold in by_fold}
+
+
+def data_card(card: DatasetCard, samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Everything the report says about the data, as plain values."""
+    return {
+        "name": card.name,
+        "layout": card.layout,
+        "classes": list(card.classes),
+        "k": card.k,
+        "capped": dict(sorted(card.capped.items())),
+        "train": {str(fold): count_parts(samples, card.classes, fold) for fold in card.folds},
+        "test": count_tested(rows, card.folds),
+        "box_truth": {"annotation": "boxes drawn by the data set's annotators", "mask": "tight boxes of mask components"}[card.box_truth],
+        "dropped": list(card.dropped),
+        "notes": list(card.notes),
+        "terms": TERMS[card.layout],
+    }
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted name and text of every value of a card, in the card's order."""
+    found: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += flatten(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", plain_text(value)))
+    return found
+
+
+def plain_text(value: Any) -> str:
+    """A value as a person writes it: short numbers, commas between items."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(plain_text(item) for item in value) if value else "none"
+    return str(value)

@@ -1,0 +1,30 @@
+"""Stage learn_concept: fit one generator on the few train references, fold by fold."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pipeline.generators import GENERATORS
+from pipeline.generators.protocol import FitJob
+from pipeline.params import LearnConceptParams
+from pipeline.records import fold_name, read_card, read_manifest
+from pipeline.references import read_references
+from pipeline.runlog import resumable_output, unfinished
+
+logger = logging.getLogger(__name__)
+
+
+def learn_concept(generator: str, params: LearnConceptParams, train: Path, base: Path, out: Path) -> None:
+    """Write `out/fold-<f>/` for every fold: all that `synthesize` needs of the generator.
+
+    Raises:
+        ValueError: If a fold has no reference, or the generator refuses them.
+    """
+    section = getattr(params, generator)
+    with resumable_output(out, section.model_dump(mode="json"), train, base) as work:
+        for fold, folder in unfinished(work, read_card(train).folds):
+            references = read_references(train, read_manifest(train, fold))
+            logger.info("%s, fold %d: %d references", generator, fold, len(references))
+            job = FitJob(section, references, base / fold_name(fold), work, seed=fold)
+            GENERATORS[generator]().fit(job, folder)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+APPEND = """
+import pathlib, sys
+name, source, target = sys.argv[1:4]
+log = pathlib.Path("log.txt")
+log.write_text((log.read_text() if log.exists() else "") + name + "\\n")
+if pathlib.Path(f"break-{name}").exists():
+    pathlib.Path(f"break-{name}").unlink()
+    sys.exit("planted fault in " + name)
+pathlib.Path(target).write_text(pathlib.Path(source).read_text() + name + "\\n")
+"""
+
+
+@pytest.fixture
+def toy(dvc_project: Path) -> Path:
+    """Two stages, written in the wrong order in the file: `second` reads what `first` writes."""
+    (dvc_project / "append.py").write_text(APPEND)
+    (dvc_project / "raw.txt").write_text("raw\n")
+    (dvc_project / ".gitignore").write_text("/*.txt\n")
+    stages = {
+        "second": {"cmd": "python append.py second a.txt b.txt", "deps": ["a.txt"], "outs": ["b.txt"]},
+        "first": {"cmd": "python append.py first raw.txt a.txt", "deps": ["raw.txt"], "outs": ["a.txt"]},
+    }
+    (dvc_project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    return dvc_project
+
+
+def test_stages_run_in_the_order_of_the_graph_and_only_when_out_of_date(toy: Path, prefect_server: None):
+    from flows.reproduce import reproduce
+
+    assert reproduce(str(toy), 0, 0.0) == {"first": ["first"], "second": ["second"]}
+    assert (toy / "b.txt").read_text() == "raw\nfirst\nsecond\n"
+    assert reproduce(str(toy), 0, 0.0) == {"first": [], "second": []}
+    assert (toy / "log.txt").read_text() == "first\nsecond\n"
+
+
+def test_a_stage_that_fails_once_is_tried_again(toy: Path, prefect_server: None):
+    from flows.reproduce import reproduce
+
+    (toy / "break-second").touch()
+    assert reproduce(str(toy), 1, 0.0) == {"first": ["first"], "second": ["second"]}
+    assert (toy / "log.txt").read_text() == "first\nsecond\nsecond\n"
+
+
+def test_a_stage_that_keeps_failing_fails_the_flow_and_stops_it(toy: Path, prefect_server: None):
+    from flows.reproduce import StageFailedError, reproduce
+
+    (toy / "break-first").touch()
+    with pytest.raises(StageFailedError, match=r"stage 'first' failed with exit code [1-9](.|\n)*planted fault in first"):
+        reproduce(str(toy), 0, 0.0)
+    assert (toy / "log.txt").read_text() == "first\n"
+
+
+def test_the_comparison_is_published_as_an_artifact(toy: Path, prefect_server: None):
+    from prefect.artifacts import Artifact
+
+    from flows.reproduce import ARTIFACT_KEY, reproduce
+
+    (toy / "reports").mkdir()
+    (toy / "reports" / "comparison.md").write_text("| arm | box mAP50 |\n")
+    reproduce(str(toy), 0, 0.0)
+    artifact = Artifact.get(ARTIFACT_KEY)
+    assert artifact is not None
+    assert artifact.data == "| arm | box mAP50 |\n"
+
+
+def test_a_folder_without_a_graph_is_a_plain_error(tmp_path: Path):
+    from flows.graph import GraphError, stage_groups
+
+    with pytest.raises(GraphError, match=r"no dvc\.yaml here"):
+        stage_groups(tmp_path)
+
+
+def test_every_stage_of_this_project_comes_after_what_it_reads():
+    from flows.graph import stage_groups
+
+    order = stage_groups(ROOT)
+    assert order[0] == "prepare"
+    assert order[-1] == "report"
+    assert sorted(order) == sorted(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+    assert order.index("learn_concept") < order.index("synthesize") < order.index("select") < order.index("label")
+
+
+def test_ties_are_broken_by_the_file_and_tracked_files_are_left_out():
+    from flows.graph import sort_groups
+
+    dot = '"c" -> "a";\n"photos.dvc" -> "b";\n"c" -> "b";'
+    assert sort_groups(["a", "b", "c", "d"], dot) == ["c", "a", "b", "d"]
+
+
+def test_help_answers_without_prefect():
+    code = "import sys, flows.__main__ as m; m.build_parser(); print('prefect' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
