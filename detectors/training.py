@@ -186,6 +186,14 @@ def _card(params: TrainParams, name: str, arm: Arm, data: FoldData, result: tupl
     }
 
 
+def _check_folders(arm: Arm, prepared: Path, labelled: Path | None) -> None:
+    for split in ("train", "val"):
+        if not (prepared / split).is_dir():
+            raise DataError(f"{prepared / split} is missing; run `prepare` first")
+    if arm.generator is not None and (labelled is None or not labelled.is_dir()):
+        raise DataError(f"arm {arm.name!r} needs the folder data/labelled/{arm.generator}, found none at {labelled}; run `label` first")
+
+
 def train_arm(
     params: TrainParams, label_params: LabelParams, detector: str, arm_name: str, prepared: Path, labelled: Path | None, out: Path
 ) -> None:
@@ -201,6 +209,7 @@ def train_arm(
         out: Gets one folder a fold; see `model_files`. A killed run resumes.
     """
     arm = parse_arm(arm_name)
+    _check_folders(arm, prepared, labelled)
     torch.set_num_threads(params.threads)
     inputs = [Path(__file__).parent, prepared / "train", prepared / "val", *([labelled] if arm.generator and labelled else [])]
     key = (params.model_dump(mode="json"), label_params.model_dump(mode="json"), detector, arm_name, *inputs)

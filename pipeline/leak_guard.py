@@ -43,8 +43,8 @@ def check_no_leak(folders: Mapping[str, Path], min_correlation: float) -> None:
     if leaks:
         shown = "\n".join(f"  {line}" for line in leaks[:SHOWN])
         raise LeakError(
-            f"{len(leaks)} pair(s) of photos on different sides of the split show one part, so test scores would be too good:\n{shown}\n"
-            "Give both photos the same part (parts.csv, prepare.part_regex); if they show different parts, raise "
+            f"{len(leaks)} pair(s) of photos on different sides of the split show one part, so test scores would be too good:\n"
+            f"{shown}\nGive both photos the same part (parts.csv, prepare.part_regex); if they show different parts, raise "
             f"prepare.near_duplicate_min_correlation (now {min_correlation})"
         )
 

@@ -145,8 +145,9 @@ def split_fold(types: PartTypes, plan: SplitPlan, fold: int) -> FoldSplit:
     good = shuffled((part for part in rest if not types[part]), "val", fold)
     val_good = good[: max(1, round(plan.val_good_fraction * len(good)))] if len(good) > 1 else []
     side: dict[str, Split] = {part: "test" for part in types if tested[part] == fold}
-    side |= {part: "unused" for part in pool} | {part: "train" for part in good}
-    side |= {part: "train" for part in references} | {part: "val" for part in (*val, *val_good)}
+    side.update(dict.fromkeys(pool, "unused"))
+    side.update(dict.fromkeys((*good, *references), "train"))
+    side.update(dict.fromkeys((*val, *val_good), "val"))
     counts = count_by_type(references, types)
     capped = {name: count for name, count in counts.items() if count < plan.k}
     return FoldSplit(side, counts, capped, _short_sides(types, side, plan, fold))
@@ -157,9 +158,9 @@ def _require_references(types: PartTypes, pool: Sequence[str], fold_count: int, 
     missing = [f"{name} has {total[name]}" for name in total if not left[name]]
     if missing:
         raise SplitError(
-            f"fold {fold}: no reference is left once test has its share of the parts: {'; '.join(missing)} part(s); a type needs at "
-            f"least 2, and {fold_count + 2} to be tested, validated and learned in each of {fold_count} folds. Add photos of other "
-            "parts or leave the type out"
+            f"fold {fold}: no reference is left beside test: {'; '.join(missing)} part(s), near-duplicates counted once; a type needs "
+            f"at least 2, and {fold_count + 2} to be tested, validated and learned in each of {fold_count} folds. Add photos of "
+            "other parts or leave the type out"
         )
 
 
@@ -167,5 +168,7 @@ def _short_sides(types: PartTypes, side: Mapping[str, Split], plan: SplitPlan, f
     notes: list[str] = []
     for where, wanted in (("val", plan.val_parts), ("test", 1)):
         counts = count_by_type((part for part in side if side[part] == where), types)
-        notes += [f"fold {fold}: {where} has {n} part(s) of {name}, asked for {wanted}" for name, n in counts.items() if n < wanted]
+        notes += [
+            f"fold {fold}: {where} has {n} part(s) of {name}, asked for {wanted}" for name, n in counts.items() if n < wanted
+        ]
     return tuple(notes)

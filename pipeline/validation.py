@@ -127,13 +127,14 @@ def _reason(source: object, error: BaseException) -> str:
 def _gaps(raw: RawSet, photos: Iterable[RawPhoto]) -> list[str]:
     photos = list(photos)
     present = {defect.name for photo in photos for defect in photo.defects}
-    gaps = [f"defect type {name!r}: 0 usable references; add photos with masks, or remove the folder" for name in raw.types if name not in present]
+    absent = [name for name in raw.types if name not in present]
+    gaps = [f"defect type {name!r}: 0 usable references; add photos with masks, or remove the folder" for name in absent]
     if not raw.types:
         gaps.append("no defect type found; expected one folder of photos a type, beside the good ones")
     if all(photo.defects for photo in photos):
         gaps.append(
-            "no usable good photo: generators need defect-free surface and the report needs false alarms; add photos of good parts "
-            "(layout folder: images/good/). Crops of defect photos in their place are not supported yet"
+            "no usable good photo: generators need defect-free surface and the report needs false alarms; add photos of good "
+            "parts (layout folder: images/good/). Crops of defect photos in their place are not supported yet"
         )
     return gaps
 
@@ -143,7 +144,7 @@ def _message(raw: RawSet, faults: Sequence[Fault], gaps: Sequence[str], skip_inv
     lines += [f"  {gap}" for gap in gaps]
     lines += [f"  {fault}" for fault in _by_file(faults)]
     if faults and not skip_invalid:
-        lines.append("Repair these files, or set prepare.skip_invalid (make: SKIP_INVALID=1) to leave them out; the report will list them.")
+        lines.append("Repair these files, or set prepare.skip_invalid (SKIP_INVALID=1) to drop them; the report will list them.")
     return "\n".join(lines)
 
 

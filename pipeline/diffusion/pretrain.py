@@ -46,7 +46,7 @@ def _random_light(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 def train_vae(pipe: StableDiffusionInpaintPipeline, crops: CropSource, batch: int, lr: float, plan: LoopPlan) -> History:
     """Reconstruction (L1) plus a slight KL; then fix the scaling factor so that latents have unit variance."""
-    vae = pipe.vae.train().requires_grad_(True)
+    vae = pipe.vae.to(memory_format=torch.channels_last).train().requires_grad_(True)
 
     def losses_at(step: int) -> dict[str, Tensor]:
         rng = rng_from_torch()
@@ -66,7 +66,8 @@ def train_vae(pipe: StableDiffusionInpaintPipeline, crops: CropSource, batch: in
 
 def train_unet(pipe: StableDiffusionInpaintPipeline, crops: CropSource, batch: int, lr: float, plan: LoopPlan) -> History:
     """The scheduler's own target on random-box masks; the prompt is dropped for a tenth of the rows."""
-    unet, vae, scheduler = pipe.unet.train().requires_grad_(True), pipe.vae, pipe.scheduler
+    unet, vae, scheduler = pipe.unet.to(memory_format=torch.channels_last), pipe.vae, pipe.scheduler
+    unet.train().requires_grad_(True)
     with torch.inference_mode():
         texts = pipe.text_encoder.eval()(prompt_ids(pipe.tokenizer, ["", BASE_PROMPT])).last_hidden_state
     texts = texts.clone()

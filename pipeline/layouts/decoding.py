@@ -79,7 +79,13 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _conversion_name(image: Image.Image) -> str:
-    names = {"P": "palette to RGB", "PA": "palette to RGB", "CMYK": "CMYK to RGB", "1": "1-bit to 8-bit", "LA": "alpha channel dropped"}
+    names = {
+        "P": "palette to RGB",
+        "PA": "palette to RGB",
+        "CMYK": "CMYK to RGB",
+        "1": "1-bit to 8-bit",
+        "LA": "alpha channel dropped",
+    }
     return names.get(image.mode, "alpha channel dropped" if "A" in image.getbands() else f"{image.mode} to RGB")
 
 

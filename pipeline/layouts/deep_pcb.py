@@ -10,11 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from scipy import ndimage
 
 from pipeline.images import Mask, Picture
 from pipeline.layouts.decoding import decode
-from pipeline.layouts.raw import Fault, LayoutError, RawDefect, RawPhoto, RawSet, subfolders, unique_ids
+from pipeline.layouts.raw import Fault, LayoutError, RawDefect, RawPhoto, RawSet, unique_ids
 from pipeline.params import PrepareParams
 from pipeline.records import Box
 
@@ -23,9 +23,11 @@ DIFFERENCE = 64
 """Grey levels by which board and template must differ; the scans are nearly binary, JPEG noise stays below."""
 OPENING = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
 """Removes the one-pixel rims that scanner jitter leaves along copper edges."""
+MIN_BLOB_SHARE = 0.15
+"""Of the largest blob in the box; smaller ones are jitter where a copper edge crosses the box."""
 NOTE = (
-    "deep_pcb has boxes only: pixel masks are the template difference (above 64 grey levels, 3 px opening) inside each box; "
-    "a box without any difference stops the run or is dropped, it is never filled. Boxes in the manifest are the annotators'."
+    "deep_pcb has boxes only: pixel masks are the template difference (above 64 grey levels, 3 px opening, no specks) inside "
+    "each box; a box without any difference stops the run or is dropped, it is never filled. Boxes in the manifest are the annotators'."
 )
 
 
@@ -37,7 +39,7 @@ def read(source: Path, params: PrepareParams) -> RawSet:
     """
     boards = sorted(source.glob("group*/*/*_test.*"))
     if not boards:
-        raise LayoutError(f"{source}: no group*/<g>/<id>_test.jpg; expected a DeepPCB folder; set prepare.source and prepare.layout")
+        raise LayoutError(f"{source}: no group*/<g>/<id>_test.jpg; expected a DeepPCB folder; see prepare.source, prepare.layout")
     photos: list[RawPhoto] = []
     faults: list[Fault] = []
     for board in boards:
@@ -61,7 +63,8 @@ def _read_board(source: Path, board: Path) -> tuple[list[RawPhoto], list[Fault]]
     except ValueError as error:
         return [], [Fault(labels.relative_to(source).as_posix(), str(error))]
     defects = tuple(
-        RawDefect(kind, partial(difference_mask, template=template, boxes=of_type), of_type) for kind, of_type in sorted(boxes.items())
+        RawDefect(kind, partial(difference_mask, template=template, boxes=of_type), of_type)
+        for kind, of_type in sorted(boxes.items())
     )
     good = RawPhoto(f"{part_id}_temp", template.relative_to(source).as_posix(), template, part_id)
     return [good, RawPhoto(f"{part_id}_test", board.relative_to(source).as_posix(), board, part_id, defects)], []
@@ -90,15 +93,19 @@ def parse_boxes(text: str) -> dict[str, tuple[Box, ...]]:
     return boxes
 
 
+def _grey(picture: Picture) -> Picture:
+    return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+
+
 @lru_cache(maxsize=2)
-def _changed(board: bytes, shape: tuple[int, ...], template: Path) -> NDArray[np.uint8]:
-    clean = decode(template).picture
-    picture = np.frombuffer(board, np.uint8).reshape(shape)
+def _changed(board: bytes, shape: tuple[int, ...], template: Path) -> Mask:
+    # Some scans are stored as RGB and their partner as grey, so both are compared in grey.
+    clean, picture = _grey(decode(template).picture), _grey(np.frombuffer(board, np.uint8).reshape(shape))
     if clean.shape != picture.shape:
-        raise ValueError(f"board is {picture.shape}, its template {clean.shape}; expected equal sizes")
-    difference = cv2.absdiff(clean, picture)
-    grey = difference if difference.ndim == 2 else difference.max(axis=2)
-    return cv2.morphologyEx((grey > DIFFERENCE).astype(np.uint8), cv2.MORPH_OPEN, OPENING)
+        (h, w), (height, width) = picture.shape, clean.shape
+        raise ValueError(f"board is {w} x {h}, its template {width} x {height}; expected equal sizes")
+    different = (np.asarray(cv2.absdiff(clean, picture)) > DIFFERENCE).astype(np.uint8)
+    return np.asarray(cv2.morphologyEx(different, cv2.MORPH_OPEN, OPENING)) > 0
 
 
 def difference_mask(picture: Picture, template: Path, boxes: tuple[Box, ...]) -> Mask:
@@ -114,5 +121,14 @@ def difference_mask(picture: Picture, template: Path, boxes: tuple[Box, ...]) ->
             raise ValueError(f"box {x0} {y0} {x1} {y1} leaves the picture of {changed.shape[1]} x {changed.shape[0]}")
         if not changed[y0:y1, x0:x1].any():
             raise ValueError(f"board equals its template inside box {x0} {y0} {x1} {y1}: no defect pixel to be found")
-        mask[y0:y1, x0:x1] |= changed[y0:y1, x0:x1] > 0
+        mask[y0:y1, x0:x1] |= _main_blobs(changed[y0:y1, x0:x1])
     return mask
+
+
+def _main_blobs(changed: Mask) -> Mask:
+    """The blobs of a box that are no speck of edge jitter beside the largest one."""
+    blobs = np.zeros(changed.shape, np.int32)
+    ndimage.label(changed, structure=np.ones((3, 3)), output=blobs)
+    areas = np.bincount(blobs.ravel())
+    areas[0] = 0
+    return (areas >= max(1.0, MIN_BLOB_SHARE * areas.max()))[blobs]

@@ -35,7 +35,8 @@ def read(source: Path, params: PrepareParams) -> RawSet:
     listed = {folder.name for top in ("images", "masks") for folder in subfolders(source / top)} - {"good"}
     for kind in sorted(listed):
         found.defective(source / "images" / kind, source / "masks" / kind, "")
-    faults = [*found.faults, *(Fault(PARTS, f"names {file}, which does not exist") for file in sorted(table or {}) if not (source / file).is_file())]
+    absent = [file for file in sorted(table or {}) if not (source / file).is_file()]
+    faults = [*found.faults, *(Fault(PARTS, f"names {file}, which does not exist") for file in absent)]
     notes = () if found.rule else (GUESSED,)
     return RawSet(source.name, unique_ids(found.photos), tuple(sorted(listed)), faults=tuple(faults), notes=notes)
 

@@ -9,7 +9,17 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.layouts.raw import Fault, RawDefect, RawPhoto, RawSet, image_files, require_folders, safe_name, subfolders, unique_ids
+from pipeline.layouts.raw import (
+    Fault,
+    RawDefect,
+    RawPhoto,
+    RawSet,
+    image_files,
+    require_folders,
+    safe_name,
+    subfolders,
+    unique_ids,
+)
 from pipeline.params import PrepareParams
 
 PREFIX = "MT_"

@@ -11,6 +11,8 @@ from pipeline.layouts.pairs import Collector
 from pipeline.layouts.raw import RawSet, part_of, require_folders, subfolders, unique_ids
 from pipeline.params import PrepareParams
 
+GUESSED = "Each photo counts as one part, unless near-duplicates merge; set prepare.part_regex if parts were photographed twice."
+
 
 def read(source: Path, params: PrepareParams) -> RawSet:
     """Read one category folder.
@@ -26,5 +28,5 @@ def read(source: Path, params: PrepareParams) -> RawSet:
     listed = {folder.name for top in ("test", "ground_truth") for folder in subfolders(source / top)} - {"good"}
     for kind in sorted(listed):
         found.defective(source / "test" / kind, source / "ground_truth" / kind, "_mask")
-    notes = () if rule else ("Each photo counts as one part, unless near-duplicates merge; set prepare.part_regex if parts were photographed twice.",)
+    notes = () if rule else (GUESSED,)
     return RawSet(source.name, unique_ids(found.photos), tuple(sorted(listed)), faults=tuple(found.faults), notes=notes)

@@ -56,4 +56,5 @@ class Collector:
             used.add(stem)
             self._add(path, kind, (RawDefect(kind, by_stem[stem]),))
         for stem in sorted(set(by_stem) - used):
-            self.faults.append(Fault(self.name(by_stem[stem]), f"mask without image; expected one named {stem.removesuffix(suffix)!r} in {self.name(images)}"))
+            wanted = f"{self.name(images)}/{stem.removesuffix(suffix)}.*"
+            self.faults.append(Fault(self.name(by_stem[stem]), f"mask without image; expected {wanted}"))

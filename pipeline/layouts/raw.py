@@ -30,7 +30,7 @@ class Fault:
     file: str
     reason: str
 
-    def __str__(self) -> str:  # noqa: D105
+    def __str__(self) -> str:
         return f"{self.file}: {self.reason}"
 
 
@@ -124,7 +124,9 @@ def require_folders(source: Path, layout: str, expected: Sequence[str]) -> None:
         raise LayoutError(f"prepare.source {str(source)!r} is no folder; expected a data set of layout {layout!r}")
     missing = [name for name in expected if not (source / name).is_dir()]
     if missing:
-        raise LayoutError(f"{source}: no folder {', '.join(missing)}; layout {layout!r} has {', '.join(expected)}; set prepare.layout")
+        raise LayoutError(
+            f"{source}: no folder {', '.join(missing)}; layout {layout!r} has {', '.join(expected)}; set prepare.layout"
+        )
 
 
 def part_of(regex: str | None) -> Callable[[str], str | None]:

@@ -47,7 +47,7 @@ def scratch(rng: np.random.Generator, surface: Plane) -> tuple[Plane, Mask]:
     line = np.zeros_like(surface)
     taper = np.clip(4 * (0.5 - np.abs(along)), 0.3, 1)
     np.maximum.at(line, (np.rint(path_y).astype(int) % size, np.rint(path_x).astype(int) % size), taper)
-    width = rng.uniform(0.7, 1.3)
+    width = rng.uniform(0.6, 1.1)
     soft = ndimage.gaussian_filter(line, width)
     strength = np.clip(soft / (0.8 * soft.max()), 0, 1)
     lit = ndimage.sobel(soft, axis=0) * np.cos(angle) - ndimage.sobel(soft, axis=1) * np.sin(angle)

@@ -62,7 +62,8 @@ def expose(rng: np.random.Generator, plane: Plane) -> Picture:
     size = plane.shape[0]
     rows, columns = np.mgrid[0:size, 0:size] / size - 0.5
     angle = rng.uniform(0, 2 * np.pi)
-    light = 1 + rng.uniform(0.05, 0.2) * (rows * np.sin(angle) + columns * np.cos(angle)) + 0.015 * unit_noise(rng, size, (size / 4, size / 4))
+    light = 1 + rng.uniform(0.05, 0.2) * (rows * np.sin(angle) + columns * np.cos(angle))
+    light += 0.015 * unit_noise(rng, size, (size / 4, size / 4))
     signal = np.clip(plane, 0.02, 1.2) * light * rng.uniform(0.8, 1.15)
     grey = 255 * np.clip(signal, 0, 1) ** rng.uniform(0.9, 1.1) + rng.normal(0, 1.5, plane.shape)
     return np.clip(np.rint(grey), 0, 255).astype(np.uint8)

@@ -37,7 +37,7 @@ def woven_fabric(rng: np.random.Generator, size_px: int) -> Plane:
     warp, weft = (0.5 + 0.5 * np.cos(2 * np.pi * axis) for axis in (x, y))
     on_top = (np.floor(x + 0.5) + np.floor(y + 0.5)) % 2 == 0
     threads = rng.normal(0, 0.035, size=(2, 4 * size_px))
-    tone_x, tone_y = threads[0][np.floor(x + 0.5).astype(int) % threads.shape[1]], threads[1][np.floor(y + 0.5).astype(int) % threads.shape[1]]
+    tone_x, tone_y = (tones[np.floor(axis + 0.5).astype(int) % len(tones)] for tones, axis in zip(threads, (x, y), strict=True))
     relief = np.where(on_top, 0.16 * warp + tone_x, 0.13 * weft + tone_y)
     fluff = 0.012 * unit_noise(rng, size_px, (0.7, 0.7)) + 0.02 * unit_noise(rng, size_px, (9, 9))
     return rng.uniform(0.36, 0.5) + relief + fluff

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,38 @@ BASELINES = ("real", "classical", "copy_paste")
 """Arms every other arm is compared with; also the order in which arms are shown, the others following by name."""
 CONFIDENCE = 0.95
 
-Row = Mapping[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One detector in one arm on the test parts of one fold.
+
+    Attributes:
+        detector: Its name.
+        arm: What it was trained on.
+        fold: Split and seed.
+        metrics: By name; None where a detector has no masks or nothing could be scored.
+        per_class: Box AP50 of each type; None for a type the fold does not test.
+    """
+
+    detector: str
+    arm: str
+    fold: int
+    metrics: Mapping[str, float | None]
+    per_class: Mapping[str, float | None]
+
+
+def read_scores(row: Mapping[str, Any]) -> Scores:
+    """One row of `reports/eval/metrics.json`."""
+    box, mask = row["box"], row["mask"] or {}
+    metrics = {
+        "box_map50": box["map50"],
+        "box_map": box["map"],
+        "mask_map50": mask.get("map50"),
+        "mask_map": mask.get("map"),
+        "image_auroc": row["image_auroc"],
+    }
+    per_class = {name: scores["map50"] for name, scores in box["per_class"].items()}
+    return Scores(row["detector"], row["arm"], int(row["fold"]), metrics, per_class)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,56 +89,56 @@ def paired_difference(values: Mapping[int, float], against: Mapping[int, float])
     return Difference(round(mean, 6), round(mean - reach, 6), round(mean + reach, 6), len(folds))
 
 
-def _primary_by_fold(rows: Sequence[Row], arm: str) -> dict[int, float]:
-    return {int(row["fold"]): float(row[PRIMARY]) for row in rows if row["arm"] == arm and row[PRIMARY] is not None}
+def _primary_by_fold(scores: Sequence[Scores], arm: str) -> dict[int, float]:
+    found = {one.fold: one.metrics[PRIMARY] for one in scores if one.arm == arm}
+    return {fold: float(value) for fold, value in found.items() if value is not None}
 
 
-def _arm_summary(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, Any]:
+def _arm_summary(scores: Sequence[Scores], classes: Sequence[str]) -> dict[str, Any]:
     """Mean of every metric over the folds of one arm of one detector."""
-    ordered = sorted(rows, key=lambda row: row["fold"])
+    ordered = sorted(scores, key=lambda one: one.fold)
     return {
-        **{metric: mean_of(row.get(metric) for row in ordered) for metric in METRICS},
-        "by_fold": {str(row["fold"]): row[PRIMARY] for row in ordered},
-        "per_class": {name: mean_of(row["per_class"].get(name) for row in ordered) for name in classes},
+        **{metric: mean_of(one.metrics[metric] for one in ordered) for metric in METRICS},
+        "by_fold": {str(one.fold): one.metrics[PRIMARY] for one in ordered},
+        "per_class": {name: mean_of(one.per_class.get(name) for one in ordered) for name in classes},
     }
 
 
-def _differences(rows: Sequence[Row], arms: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _differences(scores: Sequence[Scores], arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """For each arm its paired difference to every other baseline of the same detector."""
     found: dict[str, dict[str, Any]] = {}
     for arm in arms:
         for baseline in BASELINES:
             if baseline == arm or baseline not in arms:
                 continue
-            gap = paired_difference(_primary_by_fold(rows, arm), _primary_by_fold(rows, baseline))
+            gap = paired_difference(_primary_by_fold(scores, arm), _primary_by_fold(scores, baseline))
             if gap is not None:
-                row = {"mean": gap.mean, "low": gap.low, "high": gap.high, "folds": gap.folds}
-                found.setdefault(arm, {})[baseline] = row
+                found.setdefault(arm, {})[baseline] = asdict(gap)
     return found
 
 
-def compare(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, Any]:
+def compare(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
     """The whole comparison as plain values, ready for JSON.
 
     Args:
-        rows: One a detector, arm and fold: `detector`, `arm`, `fold`, the METRICS (None where a detector has no masks) and
-            `per_class` box AP50.
+        rows: Of `reports/eval/metrics.json`, one a detector, arm and fold.
         classes: Defect types in the order they are shown.
 
     Returns:
-        `folds`, `verdict`, and for each detector its arms and their differences to the baselines.
+        `folds`, `verdict`, `primary_metric`, and for each detector its arms and their differences to the baselines.
     """
     if not rows:
         raise ValueError("the evaluation holds no row; run `evaluate` again")
+    scores = [read_scores(row) for row in rows]
     detectors: dict[str, Any] = {}
-    for detector in sorted({row["detector"] for row in rows}):
-        own = [row for row in rows if row["detector"] == detector]
-        arms = arm_order(row["arm"] for row in own)
+    for detector in sorted({one.detector for one in scores}):
+        own = [one for one in scores if one.detector == detector]
+        arms = arm_order(one.arm for one in own)
         detectors[detector] = {
-            "arms": {arm: _arm_summary([row for row in own if row["arm"] == arm], classes) for arm in arms},
+            "arms": {arm: _arm_summary([one for one in own if one.arm == arm], classes) for arm in arms},
             "differences": _differences(own, arms),
         }
-    folds = sorted({int(row["fold"]) for row in rows})
+    folds = sorted({one.fold for one in scores})
     return {"folds": folds, "verdict": verdict(len(folds)), "primary_metric": PRIMARY, "detectors": detectors}
 
 

@@ -11,7 +11,7 @@ GOOD = "good"
 TERMS: dict[str, str] = {
     "sample": "Drawn by this project's own code; free of third-party rights.",
     "mvtec": "Photos remain under their owner's terms; MVTec AD itself is CC BY-NC-SA 4.0, not for commercial use.",
-    "magnetic_tile": "Magnetic-tile photos (Huang et al., The Visual Computer 2020) remain under their authors' terms; not redistributed here.",
+    "magnetic_tile": "Magnetic-tile photos (Huang et al., 2020) remain under their authors' terms; not redistributed here.",
     "deep_pcb": "DeepPCB scans (Tang et al., 2019) remain under their authors' terms; not redistributed here.",
     "folder": "Photos remain under their owner's terms.",
 }
@@ -34,10 +34,18 @@ def count_parts(samples: Sequence[Sample], classes: Sequence[str], fold: int) ->
     return rows
 
 
-def count_tested(rows: Sequence[Mapping[str, Any]], folds: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Test photos of each fold, as `evaluate` counted them."""
-    by_fold = {int(row["fold"]): {"photos": row.get("images"), "good_photos": row.get("good_images")} for row in rows}
-    return {str(fold): by_fold[fold] for fold in folds if fold in by_fold}
+def count_tested(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What the scores of each fold rest on, as `evaluate` counted it."""
+    return {
+        str(row["fold"]): {
+            "photos": row["images"],
+            "good_photos": row["good_images"],
+            "good_parts": row["good_parts"],
+            "parts": {name: row["parts_per_type"].get(name, 0) for name in classes},
+            "defects": {name: row["defects_per_type"].get(name, 0) for name in classes},
+        }
+        for row in sorted(rows, key=lambda row: int(row["fold"]))
+    }
 
 
 def data_card(card: DatasetCard, samples: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -49,8 +57,10 @@ def data_card(card: DatasetCard, samples: Sequence[Sample], rows: Sequence[Mappi
         "k": card.k,
         "capped": dict(sorted(card.capped.items())),
         "train": {str(fold): count_parts(samples, card.classes, fold) for fold in card.folds},
-        "test": count_tested(rows, card.folds),
-        "box_truth": {"annotation": "boxes drawn by the data set's annotators", "mask": "tight boxes of mask components"}[card.box_truth],
+        "test": count_tested(rows, card.classes),
+        "box_truth": {"annotation": "boxes drawn by the data set's annotators", "mask": "tight boxes of mask components"}[
+            card.box_truth
+        ],
         "dropped": list(card.dropped),
         "notes": list(card.notes),
         "terms": TERMS[card.layout],

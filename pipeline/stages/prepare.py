@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 FOLDERS: dict[Split, str] = {"train": "train", "unused": "train", "val": "val", "test": "test"}
 """Unused defect photos are listed in train's manifest; nothing may learn from them, but a larger K will."""
 SHOWN_GROUPS = 10
+LARGE_GROUP, LARGE_SHARE = 10, 0.05
+"""Parts joined into one, from which on they are more likely look-alike objects than one piece that came back to the camera."""
 
 
 def prepare(params: PrepareParams, out: Path) -> DatasetCard:
@@ -65,9 +67,12 @@ def _merged(checked: CheckedSet, min_correlation: float) -> tuple[list[RawPhoto]
     shown = "; ".join(" = ".join(group) for group in groups[:SHOWN_GROUPS]) + ("; ..." if len(groups) > SHOWN_GROUPS else "")
     note = (
         f"Near-duplicate photos joined {len(set(before))} parts into {len(set(after))} (largest group: {max(map(len, groups))}; "
-        f"correlation of at least {min_correlation}): {shown}"
+        f"correlation of at least {min_correlation}): {shown}. Raise prepare.near_duplicate_min_correlation if these "
+        "are different parts"
     )
-    logger.info("%s", note)
+    if max(map(len, groups)) > max(LARGE_GROUP, LARGE_SHARE * len(set(before))):
+        note = f"WARNING, one group is suspiciously large: {note}"
+    logger.log(logging.WARNING if note.startswith("WARNING") else logging.INFO, "%s", note)
     return photos, (note,)
 
 
@@ -80,7 +85,8 @@ def _split(photos: Sequence[RawPhoto], params: PrepareParams, fold: int) -> Fold
     good_sides = {FOLDERS[split.side[photo.part_id]] for photo in photos if not photo.defects}
     missing = {"train", "test"} - good_sides
     if missing:
-        raise SplitError(f"fold {fold}: no good photo in {' and '.join(sorted(missing))}; add photos of at least {params.fold_count} more good parts")
+        where = " and ".join(sorted(missing))
+        raise SplitError(f"fold {fold}: no good photo in {where}; add photos of at least {params.fold_count} more good parts")
     return split
 
 

@@ -36,7 +36,8 @@ def report(params: ReportParams, data: Path, reports: Path) -> None:
         data=facts,
         generators=tuple(_generator(name, data, card, samples, params.gallery_rows) for name in names),
         detections=tuple(
-            (detection_title(file.stem), bytes_uri(file.read_bytes())) for file in sorted((reports / "eval").glob("detections-*.png"))
+            (detection_title(file.stem), bytes_uri(file.read_bytes()))
+            for file in sorted((reports / "eval").glob("detections-*.png"))
         ),
     )
     write_json(reports / "comparison.json", {**comparison, "data": facts})
@@ -60,7 +61,7 @@ def _generator(name: str, data: Path, card: DatasetCard, samples: Sequence[Sampl
             file = data / stage / name / fold_name(fold) / "card.json"
             values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
             facts += [(f"{prefix}{stage}.{key}", value) for key, value in flatten(values)]
-    return GeneratorPage(name, tuple(facts), _gallery(name, data, card.folds[0], samples, count))
+    return GeneratorPage(name, tuple(facts), _gallery(name, data, min(card.folds), samples, count))
 
 
 def _gallery(name: str, data: Path, fold: int, samples: Sequence[Sample], count: int) -> tuple[GalleryRow, ...]:
@@ -70,8 +71,8 @@ def _gallery(name: str, data: Path, fold: int, samples: Sequence[Sample], count:
     clean = {sample.id: sample.image for sample in samples if sample.fold == fold}
     rows: list[GalleryRow] = []
     for sample in spread_over_types([s for s in read_manifest(folder) if not s.is_good], count):
-        if not sample.parents or sample.parents[0] not in clean:
-            raise ValueError(f"{name}, {sample.id}: its clean photo {sample.parents[:1]} is not in train's manifest; run `select` again")
-        photo = data / "prepared" / "train" / clean[sample.parents[0]]
-        rows.append(gallery_row(sample, folder, photo, boxes[sample.image]))
+        origin = next(iter(sample.parents), None)
+        if origin not in clean:
+            raise ValueError(f"{name}, {sample.id}: its clean photo {origin!r} is not in train's manifest; run `select` again")
+        rows.append(gallery_row(sample, folder, data / "prepared" / "train" / clean[origin], boxes[sample.image]))
     return tuple(rows)

@@ -1,0 +1,141 @@
+"""Both detectors through the command line: two steps on a toy set, then scores; repeatable and resumable to the byte."""
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from detectors import training
+from detectors.__main__ import main
+from pipeline.params import LabelParams
+from pipeline.stages.label import label
+from tests.detector_toy import write_prepared, write_selected
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {"weights.safetensors", "architecture.yaml", "classes.json", "history.csv", "card.json"}
+
+
+@pytest.fixture
+def factory(tmp_path, monkeypatch):
+    """A toy project as working folder: data, labels and two-step parameters."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    write_prepared(Path("data"), 64, per_type=1, good=2)
+    selected = write_selected(tmp_path, 64, per_type=1)
+    rules = LabelParams(close_px=2, min_area_px=9)
+    label(rules, selected, Path("data/prepared/train"), Path("data/labelled/copy_paste"))
+    document = yaml.safe_load((ROOT / "params.yaml").read_text())
+    document["train"] |= {"image_px": 64, "steps": 4, "batch": 4, "warmup_steps": 1, "validate_every": 2, "threads": 1}
+    document["evaluate"] |= {"threads": 1, "gallery_score": 0.0, "gallery_images": 2}
+    Path("params.yaml").write_text(yaml.safe_dump(document))
+    return tmp_path
+
+
+def train(detector, arm, *more):
+    return main(["train", "--detector", detector, "--arm", arm, *more])
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def test_train_and_evaluate_both_detectors(factory, capsys):
+    for detector in ("rtdetr", "yolo_seg"):
+        assert train(detector, "real") == 0
+    assert train("yolo_seg", "copy_paste_classical") == 0
+    models = Path("data/models")
+    assert set(contents(models / "rtdetr" / "real" / "fold-0")) == FILES
+    cards = [json.loads(p.read_text()) for p in sorted(models.rglob("card.json"))]
+    assert {c["steps"] for c in cards} == {4}
+    assert {c["batch"]["good"] for c in cards} == {1}
+    assert [c["batch"]["synthetic"] for c in cards] == [0, 2, 0]
+
+    assert main(["evaluate"]) == 0
+    rows = json.loads(Path("reports/eval/metrics.json").read_text())["rows"]
+    assert [(r["detector"], r["arm"]) for r in rows] == [("rtdetr", "real"), ("yolo_seg", "real"), ("yolo_seg", "copy_paste_classical")]
+    assert all(r["images"] == 5 and r["good_images"] == 2 and r["defects"] >= 3 for r in rows)
+    assert rows[0]["mask"] is None
+    assert rows[1]["mask"]["map50"] is not None
+    names = set(contents("reports/eval"))
+    assert {"metrics.json", "ground_truth-fold-0.json", "predictions/rtdetr-real-fold-0.json", "detections-yolo_seg-fold-0.png"} <= names
+    first = contents("reports/eval")
+    assert main(["evaluate"]) == 0
+    assert contents("reports/eval") == first
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("detector", ["rtdetr", "yolo_seg"])
+def test_same_seed_same_bytes_and_a_killed_run_resumes_to_them(factory, monkeypatch, detector):
+    assert train(detector, "copy_paste") == 0
+    whole = contents(f"data/models/{detector}/copy_paste")
+
+    # The output's place is part of nothing that is written, so a second run elsewhere must give the same bytes.
+    monkeypatch.setattr(training, "LoopPlan", functools.partial(training.LoopPlan, checkpoint_every_s=0.0))
+    real_predict, calls = training.predict, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real_predict(*args)
+
+    monkeypatch.setattr(training, "predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(detector, "copy_paste", "--out", "again")
+    assert not Path("again").exists()
+    assert train(detector, "copy_paste", "--out", "again") == 0
+    assert len(calls) == 3  # the first validation was not repeated
+    assert contents("again") == whole
+
+
+def test_all_arms_start_from_the_same_weights(factory):
+    first = [training._start(load(), "yolo_seg", 3, 0, 64).network.state_dict() for _ in range(2)]
+    assert all(np.array_equal(first[0][k].numpy(), first[1][k].numpy()) for k in first[0])
+    assert train("yolo_seg", "real") == 0
+    assert set(load_file("data/models/yolo_seg/real/fold-0/weights.safetensors")) == set(first[0])
+
+
+def load():
+    from detectors.params import TrainParams
+    from pipeline.params import load_section
+
+    return load_section("train", TrainParams)
+
+
+def test_dry_run_prints_parameters_and_counts_and_writes_nothing(factory, capsys):
+    assert train("rtdetr", "copy_paste", "--dry-run") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["images"]["fold-0"] == {"real": 3, "good": 2, "synthetic": 3, "val_defective": 3, "val_good": 2}
+    assert said["train"]["steps"] == 4
+    assert not Path("data/models").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--detector", "rtdeter", "--arm", "real"], "nearest valid name: 'rtdetr'"),
+        (["train", "--detector", "rtdetr", "--arm", "defectfil"], "nearest valid name: 'defectfill'"),
+        (["train", "--detector", "rtdetr", "--arm", "defectfill"], "run `label` first"),
+        (["evaluate"], "run `train` first"),
+    ],
+)
+def test_faults_are_one_sentence_and_code_two(factory, capsys, arguments, message):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_help_needs_no_heavy_import():
+    code = (
+        "import sys\nfrom detectors.__main__ import main\n"
+        "try:\n    main(['train', '--help'])\nexcept SystemExit as stop:\n    code = stop.code\n"
+        "sys.exit(code or any(m in sys.modules for m in ('torch', 'numpy', 'ultralytics', 'albumentations')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.configure import DRAWN, configure
+from pipeline.params import ParamsError
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The project's own parameters on the drawn data set and one fold, its profiles, and a folder of photos."""
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    (tmp_path / "photos").mkdir()
+    configure(tmp_path / "params.yaml", "embedded", None, "sample", skip_invalid=False)
+    return tmp_path / "params.yaml"
+
+
+def prepare_of(file: Path) -> dict:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))["prepare"]
+
+
+def test_source_and_layout_are_written_and_told(file: Path):
+    lines = configure(file, None, "photos/", "mvtec", skip_invalid=True)
+    assert lines == [
+        f"prepare.source: {DRAWN} -> photos",
+        "prepare.layout: sample -> mvtec",
+        "prepare.skip_invalid: False -> True",
+    ]
+    assert {key: prepare_of(file)[key] for key in ("source", "layout", "skip_invalid")} == {
+        "source": "photos",
+        "layout": "mvtec",
+        "skip_invalid": True,
+    }
+
+
+def test_only_changed_lines_differ_and_comments_stay(file: Path):
+    before = file.read_text(encoding="utf-8").splitlines()
+    configure(file, "proof", None, None, skip_invalid=False)
+    after = file.read_text(encoding="utf-8").splitlines()
+    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert len(changed) == 1
+    old, new = changed[0]
+    assert old.startswith("  folds: [0] ")
+    assert new.startswith("  folds: [0, 1, 2] ")
+    assert old[old.index("#") :] == new[new.index("#") :]
+
+
+def test_a_second_time_changes_nothing_and_leaves_the_file_alone(file: Path):
+    configure(file, "proof", "photos", "folder", skip_invalid=False)
+    before = file.stat().st_mtime_ns, file.read_bytes()
+    assert configure(file, "proof", "photos", "folder", skip_invalid=False) == []
+    assert (file.stat().st_mtime_ns, file.read_bytes()) == before
+
+
+def test_back_to_the_drawn_data_set(file: Path):
+    original = file.read_bytes()
+    configure(file, None, "photos", "folder", skip_invalid=True)
+    lines = configure(file, None, None, "sample", skip_invalid=False)
+    assert lines[0] == f"prepare.source: photos -> {DRAWN}"
+    assert yaml.safe_load(original) == yaml.safe_load(file.read_bytes())
+
+
+def test_without_data_the_present_source_stays(file: Path):
+    configure(file, None, "photos", "folder", skip_invalid=False)
+    assert configure(file, "proof", None, None, skip_invalid=False) == ["prepare.folds: [0] -> [0, 1, 2]"]
+    assert prepare_of(file)["source"] == "photos"
+
+
+def test_an_absolute_folder_is_kept_as_given(file: Path):
+    photos = str(file.parent / "photos")
+    configure(file, None, photos, "folder", skip_invalid=False)
+    assert prepare_of(file)["source"] == photos
+
+
+@pytest.mark.parametrize(
+    ("profile", "data", "layout", "message"),
+    [
+        (None, "photos", None, r"data 'photos' needs a layout: give LAYOUT=<name>.*mvtec, magnetic_tile, deep_pcb, folder"),
+        (None, None, "mvtec", r"layout 'mvtec' needs a folder of photos: give DATA="),
+        (None, "photos", "mvtek", r"unknown layout 'mvtek'.*nearest valid name: 'mvtec'"),
+        (None, "photos", "sample", r"layout 'sample' draws its own data set"),
+        (None, "nowhere", "folder", r"data folder 'nowhere' does not exist"),
+        (None, "params.yaml", "folder", r"data folder 'params.yaml' does not exist or is no folder"),
+        ("prof", None, None, r"no profile 'prof' in profiles/; nearest valid name: 'proof'"),
+    ],
+)
+def test_a_wrong_choice_is_named_and_nothing_is_written(file: Path, profile, data, layout, message):
+    before = file.read_bytes()
+    with pytest.raises(ParamsError, match=message):
+        configure(file, profile, data, layout, skip_invalid=False)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prepare: {fold: [0]}", r"profile mine: prepare\.fold: unknown parameter; nearest valid name: 'folds'"),
+        ("trian: {steps: 3}", r"profile mine: trian: unknown parameter; nearest valid name: 'train'"),
+        ("prepare: 3", r"profile mine: prepare: expected a group of parameters, got 3"),
+        ("prepare: {k: {a: 1}}", r"profile mine: prepare\.k: expected one value, got \{'a': 1\}"),
+        ("prepare: {k: 0}", r"prepare\.k: .*greater than or equal to 1"),
+    ],
+)
+def test_a_faulty_profile_is_named_and_nothing_is_written(file: Path, text: str, message: str):
+    (file.parent / "profiles" / "mine.yaml").write_text(text)
+    before = file.read_bytes()
+    with pytest.raises(ParamsError, match=message):
+        configure(file, "mine", None, None, skip_invalid=False)
+    assert file.read_bytes() == before

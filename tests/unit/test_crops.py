@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+
+from pipeline.masks.composite import apply_change, changed_region, feathered
+from pipeline.masks.crops import (
+    EmptyMaskError,
+    Window,
+    mask_bounds,
+    paste_window,
+    read_mask_window,
+    read_window,
+    resize_mask,
+    window_around,
+)
+
+
+def mask_with(shape: tuple[int, int], y: slice, x: slice) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[y, x] = True
+    return mask
+
+
+def test_bounds_are_half_open():
+    assert mask_bounds(mask_with((4, 5), slice(2, 3), slice(3, 4))) == (3, 2, 4, 3)
+
+
+def test_bounds_of_nothing_are_an_error():
+    with pytest.raises(EmptyMaskError, match="no defect pixel"):
+        mask_bounds(np.zeros((3, 3), bool))
+
+
+def test_window_is_centred_and_scaled():
+    mask = mask_with((100, 100), slice(40, 50), slice(30, 50))  # 20 wide, centre (40, 45)
+    assert window_around(mask, 2.0, 8) == Window(20, 25, 40)
+
+
+def test_window_has_a_least_side():
+    mask = mask_with((100, 100), slice(50, 52), slice(50, 52))
+    assert window_around(mask, 2.0, 32) == Window(35, 35, 32)
+
+
+def test_window_does_not_outgrow_the_photo_unless_the_mask_does():
+    mask = mask_with((60, 100), slice(0, 60), slice(10, 90))
+    assert window_around(mask, 4.0, 8).side == 100
+    whole = np.ones((60, 100), bool)
+    assert window_around(whole, 4.0, 8).side == 110
+
+
+def test_reading_beyond_the_border_reflects_and_masks_are_empty_there():
+    photo = np.arange(12, dtype=np.uint8).reshape(3, 4)[..., None].repeat(3, axis=2)
+    window = Window(-1, -1, 3)
+    assert read_window(photo, window)[..., 0].tolist() == [[5, 4, 5], [1, 0, 1], [5, 4, 5]]
+    assert read_mask_window(np.ones((3, 4), bool), window).tolist() == [[False] * 3, [False, True, True], [False, True, True]]
+
+
+def test_pasting_what_was_read_changes_nothing_even_over_the_border():
+    photo = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    for window in (Window(-5, -5, 12), Window(20, 10, 15), Window(4, 4, 8), Window(-5, -5, 50)):
+        copy = photo.copy()
+        paste_window(copy, read_window(photo, window), window)
+        assert (copy == photo).all()
+
+
+def test_a_line_of_one_pixel_survives_shrinking_by_three():
+    mask = mask_with((96, 96), slice(None), slice(48, 49))
+    assert resize_mask(mask, 32).any(axis=1).all()
+
+
+def test_feather_falls_linearly_to_zero():
+    mask = mask_with((1, 9), slice(0, 1), slice(4, 5))
+    expected = [0, 0, 1 / 3, 2 / 3, 1, 2 / 3, 1 / 3, 0, 0]
+    assert np.allclose(feathered(mask, 2)[0], expected, atol=1e-6)
+
+
+def test_background_is_the_clean_crop_bit_for_bit():
+    rng = np.random.default_rng(1)
+    clean = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    mask = mask_with((32, 32), slice(10, 16), slice(12, 20))
+    image = apply_change(clean, rng.normal(0, 90, clean.shape).astype(np.float32), mask, 2)
+    outside = feathered(mask, 2) == 0
+    assert (image[outside] == clean[outside]).all()
+    assert (image[mask] != clean[mask]).any()
+
+
+def test_a_full_change_inside_the_mask_is_added_exactly():
+    clean = np.full((8, 8, 3), 100, np.uint8)
+    mask = mask_with((8, 8), slice(2, 6), slice(2, 6))
+    image = apply_change(clean, np.full((8, 8, 3), -30, np.float32), mask, 0)
+    assert (image[mask] == 70).all() and (image[~mask] == 100).all()
+
+
+def test_changed_region_ignores_small_changes_and_is_empty_for_none():
+    clean = np.full((16, 16, 3), 100, np.uint8)
+    image = clean.copy()
+    image[4:12, 4:12] = 160
+    image[0, 0] = 103
+    region = changed_region(image, clean, 10.0)
+    assert region[5:11, 5:11].all() and not region[0, 0]
+    assert not changed_region(clean, clean, 0.0).any()

@@ -1,0 +1,271 @@
+"""The bugs of public re-implementations (arXiv 2503.13985), one test each."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionInpaintPipeline
+from safetensors.torch import load_file
+
+from pipeline.diffusion.components import load_pipeline, prompt_ids
+from pipeline.diffusion.latents import masked_background, training_target, unet_input
+from pipeline.diffusion.photos import random_boxes_mask
+from pipeline.generators.defectfill import fit as fit_module
+from pipeline.generators.defectfill.attention import AttentionRecorder, token_column
+from pipeline.generators.defectfill.batches import BatchSource, zoomed
+from pipeline.generators.defectfill.concept import TokenError, add_lora, add_tokens, load_concept, token_column_of, token_of
+from pipeline.generators.defectfill.fit import attach, fit, losses_of
+from pipeline.generators.protocol import FitJob
+from pipeline.training import LoopPlan
+from tests.diffusion_toy import SIDE, fit_params, references, write_base
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def concept(base: Path):
+    """A fresh concept, a batch, and its trainable groups."""
+    torch.manual_seed(0)
+    pipe = load_pipeline(base)
+    params = fit_params()
+    source = BatchSource(references(), params, SIDE)
+    ids = add_tokens(pipe, source.defects)
+    groups = add_lora(pipe, params, list(ids.values()))
+    return attach(pipe, source.defects, ids, "surface"), source.draw(2, np.random.default_rng(0)), groups, ids
+
+
+def wake_lora(groups: dict[str, list[torch.Tensor]]) -> None:
+    """LoRA starts with B = 0, which blocks the gradient to A and, before it, to the text: give every tensor a value."""
+    with torch.no_grad():
+        for tensor in groups["unet"] + groups["text"]:
+            tensor.add_(torch.randn_like(tensor) * 0.05)
+
+
+def test_attention_loss_alone_moves_the_unet_lora(concept):
+    made, batch, groups, _ = concept
+    wake_lora(groups)
+    losses_of(made, batch, fit_params())["attention"].backward()
+    assert sum(float(p.grad.abs().sum()) for p in groups["unet"] if p.grad is not None) > 0
+
+
+def test_every_text_lora_tensor_gets_a_gradient(concept):
+    made, batch, groups, _ = concept
+    wake_lora(groups)
+    losses_of(made, batch, fit_params())["loss"].backward()
+    assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in groups["text"])
+
+
+def test_only_the_rows_of_the_types_get_a_gradient(concept):
+    made, batch, groups, ids = concept
+    losses_of(made, batch, fit_params())["loss"].backward()
+    moved = groups["token"][0].grad.abs().sum(dim=1).nonzero()[:, 0].tolist()
+    assert moved == sorted(ids[d] for d in set(batch.defects))
+
+
+def test_trainable_tensors_are_float32(concept):
+    _, _, groups, _ = concept
+    assert {p.dtype for group in groups.values() for p in group} == {torch.float32}
+
+
+def test_channels_are_noisy_mask_background():
+    noisy, mask, background = torch.full((1, 4, 2, 2), 0.5), torch.ones(1, 1, 2, 2), torch.full((1, 4, 2, 2), -2.0)
+    fed = unet_input(noisy, mask, background)
+    assert fed.shape == (1, 9, 2, 2)
+    assert (fed[:, 4:5] == 1).all() and (fed[:, :4] == 0.5).all() and (fed[:, 5:] == -2).all()
+
+
+def spy_on_unet(made, batch, monkeypatch, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Inputs and text of the UNet calls of one `losses_of`."""
+    calls = []
+    forward = made.pipe.unet.forward
+
+    def spy(sample, *args, **kwargs):
+        calls.append((sample.detach().clone(), kwargs["encoder_hidden_states"].detach().clone()))
+        return forward(sample, *args, **kwargs)
+
+    monkeypatch.setattr(made.pipe.unet, "forward", spy)
+    torch.manual_seed(seed)
+    losses_of(made, batch, fit_params())
+    monkeypatch.undo()
+    return calls
+
+
+def test_background_channels_do_not_depend_on_noise_or_time_and_encode_the_masked_image(concept, monkeypatch):
+    made, batch, _, _ = concept
+    first = spy_on_unet(made, batch, monkeypatch, 1)
+    second = spy_on_unet(made, batch, monkeypatch, 2)
+    for (a, _), (b, _) in zip(first, second, strict=True):
+        assert not torch.equal(a[:, :4], b[:, :4])
+        assert torch.equal(a[:, 5:], b[:, 5:])
+    vae = made.pipe.vae
+    expected = vae.encode(batch.images * (1 - batch.masks)).latent_dist.mean * vae.config.scaling_factor
+    assert torch.allclose(first[0][0][:, 5:], expected)
+    assert torch.equal(masked_background(vae, batch.images, batch.masks), expected)
+
+
+def test_defect_branch_sees_the_true_mask_and_object_branch_the_random_one(concept, monkeypatch):
+    made, batch, _, _ = concept
+    (defect, _), (whole, _) = spy_on_unet(made, batch, monkeypatch, 1)
+    assert torch.equal(defect[:, 4:5], torch.nn.functional.interpolate(batch.masks, size=defect.shape[-2:]))
+    assert torch.equal(whole[:, 4:5], torch.nn.functional.interpolate(batch.random_masks, size=whole.shape[-2:]))
+    assert torch.equal(defect[:, :4], whole[:, :4]), "both branches share picture, time and noise"
+
+
+def test_maps_come_from_the_object_branch_only(concept, monkeypatch):
+    made, batch, _, _ = concept
+    seen = []
+    real = fit_module.attention_loss
+    monkeypatch.setattr(fit_module, "attention_loss", lambda maps, *rest: seen.append(len(maps)) or real(maps, *rest))
+    losses_of(made, batch, fit_params())
+    assert seen == [len(made.recorder.layers)] and len(made.recorder.layers) == 4
+
+
+def test_noise_is_added_to_latents_not_to_pixels(concept, monkeypatch):
+    made, batch, _, _ = concept
+    shapes = []
+    add_noise = made.pipe.scheduler.add_noise
+    monkeypatch.setattr(
+        made.pipe.scheduler, "add_noise", lambda z, *rest: shapes.append(tuple(z.shape)) or add_noise(z, *rest)
+    )
+    losses_of(made, batch, fit_params())
+    assert shapes == [(2, 4, SIDE // 2, SIDE // 2)]
+
+
+def test_recording_leaves_the_output_as_it_was_and_equals_the_softmax(base):
+    pipe = load_pipeline(base)
+    torch.manual_seed(0)
+    sample, text = torch.randn(2, 9, 16, 16), torch.randn(2, 24, 64)
+    before = pipe.unet(sample, 5, encoder_hidden_states=text).sample
+    recorder = AttentionRecorder(pipe.unet)
+    with recorder.recording(torch.tensor([4, 7])) as maps:
+        after = pipe.unet(sample, 5, encoder_hidden_states=text).sample
+    assert torch.allclose(before, after, atol=1e-6)
+    assert [tuple(m.shape) for m in maps] == [(2, 4, 4)] * 2 + [(2, 8, 8)] * 2
+    query, key = torch.randn(2, 3, 4, 8), torch.randn(2, 3, 5, 8)
+    wanted = torch.softmax(query @ key.transpose(-1, -2) / 8**0.5, dim=-1).mean(dim=1)
+    got = token_column(query, key, torch.tensor([1, 4]))
+    assert torch.allclose(got.reshape(2, 4), torch.stack([wanted[0, :, 1], wanted[1, :, 4]]), atol=1e-6)
+
+
+def test_a_missing_map_stops_the_run(base):
+    recorder = AttentionRecorder(load_pipeline(base).unet)
+    with pytest.raises(RuntimeError, match="0 attention maps were recorded, expected 4"), recorder.recording(torch.tensor([1])):
+        pass
+
+
+def test_random_masks_cover_between_a_third_and_half_on_average():
+    masks = random_boxes_mask(60, 64, 30, np.random.default_rng(0))
+    assert 0.3 <= masks.mean() <= 0.6
+
+
+def test_scale_augmentation_really_scales_the_mask():
+    image, mask = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), bool)
+    mask[24:40, 24:40] = True
+    areas = [zoomed(image, mask, 64, factor, np.random.default_rng(0))[1].sum() / 256 for factor in (1.0, 1.125)]
+    assert areas[0] == 1.0 and areas[1] == pytest.approx(1.27, abs=0.06)
+
+
+def test_a_row_keeps_the_type_of_its_own_reference():
+    source = BatchSource(references(), fit_params(flip=False, scale_augment=(1.0, 1.0)), SIDE)
+    for seed in range(5):
+        batch = source.draw(8, np.random.default_rng(seed))
+        assert set(batch.defects) <= {"hole", "long scratch"}
+        for image, mask in zip(batch.images, batch.masks, strict=True):
+            assert float(image[:, mask[0] > 0].mean()) < float(image[:, mask[0] == 0].mean())
+
+
+def test_the_token_is_found_by_id_in_each_prompt(base):
+    pipe = load_pipeline(base)
+    ids = add_tokens(pipe, ["hole", "long scratch"])
+    assert token_of("long scratch") == "<long-scratch>"
+    for thing, column in (("surface", 4), ("metal tile", 5)):
+        row = prompt_ids(pipe.tokenizer, [f"A {thing} with <hole>"])[0]
+        assert token_column_of(row, ids["hole"]) == column
+    with pytest.raises(TokenError, match="occurs 0 times"):
+        token_column_of(prompt_ids(pipe.tokenizer, ["A photo"])[0], ids["hole"])
+
+
+def test_types_that_would_share_a_token_are_refused(base):
+    with pytest.raises(TokenError, match="rename the types"):
+        add_tokens(load_pipeline(base), ["long scratch", "long-scratch"])
+
+
+def test_warm_up_starts_above_zero_and_reaches_the_rate():
+    plan = LoopPlan(steps=100, seed=0, label="x", warmup_steps=10)
+    assert [plan.rate(step) for step in (0, 4, 9, 50)] == [0.1, 0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_target_follows_the_scheduler(base, kind):
+    scheduler = load_pipeline(base).scheduler
+    scheduler.register_to_config(prediction_type=kind)
+    latents, noise, times = torch.full((1, 4, 2, 2), 2.0), torch.full((1, 4, 2, 2), 3.0), torch.tensor([500])
+    alpha = scheduler.alphas_cumprod[500]
+    expected = {"epsilon": 3.0, "sample": 2.0, "v_prediction": float(alpha.sqrt() * 3 - (1 - alpha).sqrt() * 2)}[kind]
+    assert training_target(scheduler, latents, noise, times).flatten()[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_fitted_concept_loads_into_the_stock_pipeline_exactly(base, tmp_path):
+    """LoRA with alpha other than rank, token rows, and text LoRA: equal outputs before saving and after loading."""
+    kept = {}
+    real = fit_module.save_concept
+
+    def keep(pipe, ids, out):
+        kept["pipe"] = pipe
+        real(pipe, ids, out)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module, "save_concept", keep)
+        history = fit(FitJob(fit_params(), references(), base, tmp_path, seed=0), tmp_path / "concept")
+    assert len(history.losses) == 3 and history.skipped == 0
+    trained = kept["pipe"]
+    trained.unet.eval(), trained.text_encoder.eval()
+    stock = StableDiffusionInpaintPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
+    prompts = load_concept(stock, tmp_path / "concept")
+    assert prompts == {"hole": "A surface with <hole>", "long scratch": "A surface with <long-scratch>"}
+    with torch.inference_mode():
+        ids = prompt_ids(stock.tokenizer, [prompts["long scratch"]])
+        assert torch.equal(ids, prompt_ids(trained.tokenizer, [prompts["long scratch"]]))
+        texts = [p.text_encoder(ids).last_hidden_state for p in (trained, stock)]
+        assert torch.equal(*texts)
+        sample = torch.randn(1, 9, 16, 16)
+        outputs = [p.unet(sample, 7, encoder_hidden_states=texts[0]).sample for p in (trained, stock)]
+    assert torch.equal(*outputs)
+
+
+def test_training_moves_every_group(base, tmp_path):
+    """Warm-up, schedule and gradients together: nothing stays at its start."""
+    fit(FitJob(fit_params(steps=6), references(), base, tmp_path, seed=0), tmp_path / "concept")
+    lora = load_file(tmp_path / "concept" / "pytorch_lora_weights.safetensors")
+    ups = {name: tensor for name, tensor in lora.items() if "lora_B" in name or "up.weight" in name}
+    assert any("text_encoder" in name for name in ups) and any("unet" in name for name in ups)
+    assert all(float(tensor.abs().sum()) > 0 for tensor in ups.values())
+
+
+def test_an_interrupted_fit_resumes_to_the_same_bytes(base, tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    fit(FitJob(fit_params(), references(), base, tmp_path / "a", seed=0), tmp_path / "whole")
+    calls = {"count": 0}
+    real = fit_module.losses_of
+
+    def stop_at_third(*args):
+        calls["count"] += 1
+        if calls["count"] == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(fit_module, "losses_of", stop_at_third)
+    monkeypatch.setattr(fit_module, "LoopPlan", partial(LoopPlan, checkpoint_every_s=-1.0))
+    job = FitJob(fit_params(), references(), base, tmp_path / "b", seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(job, tmp_path / "resumed")
+    assert (tmp_path / "b" / "defectfill-0.pt").exists()
+    fit(job, tmp_path / "resumed")
+    for name in ("pytorch_lora_weights.safetensors", "tokens/hole.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes()

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+
+from detectors.datasets import Counts, DataError, Example, Pools, batch_counts, draw_batch, from_labelled, from_manifest, load_example
+from detectors.letterbox import PAD_GREY, fit, network_side, pad
+from detectors.predict import to_results
+from detectors.protocol import Found
+from pipeline.params import LabelParams
+from pipeline.stages.label import label
+from tests.detector_toy import CLASSES, write_prepared, write_selected
+
+RULES = LabelParams(close_px=2, min_area_px=9)
+
+
+def pool(count, value):
+    return tuple(Example(np.full((8, 8, 3), value + i, np.uint8), (), fit((8, 8), 32)) for i in range(count))
+
+
+def pools(synthetic=0):
+    return Pools(pool(10, 0), pool(20, 50), pool(synthetic, 100))
+
+
+def test_counts_are_exact_and_rounded_half_up():
+    assert batch_counts(8, 0.25, 0.5, pools()) == Counts(real=6, good=2, synthetic=0)
+    assert batch_counts(8, 0.25, 0.5, pools(5)) == Counts(real=3, good=2, synthetic=3)
+    assert batch_counts(8, 0.25, 0.25, pools(5)) == Counts(real=4, good=2, synthetic=2)
+    assert batch_counts(8, 0.25, 0.5, Pools(pool(3, 0), ())) == Counts(real=8, good=0, synthetic=0)
+
+
+def values(drawn):
+    return [int(e.picture[0, 0, 0]) for e, _ in drawn]
+
+
+@pytest.mark.parametrize("step", [0, 1, 17])
+def test_every_batch_has_the_stated_share(step):
+    drawn = values(draw_batch(pools(5), Counts(3, 2, 3), 0, step))
+    assert (sum(v < 50 for v in drawn), sum(50 <= v < 100 for v in drawn), sum(v >= 100 for v in drawn)) == (3, 2, 3)
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_arms_see_the_same_real_and_good_images_with_the_same_augmentation(step):
+    real = draw_batch(pools(), Counts(6, 2, 0), 3, step)
+    mixed = draw_batch(pools(5), Counts(3, 2, 3), 3, step)
+    assert values(mixed)[:3] == values(real)[:3]
+    assert values(mixed)[-2:] == values(real)[-2:]
+    assert [s for _, s in mixed[:3]] == [s for _, s in real[:3]]
+
+
+def test_no_image_comes_twice_before_all_came_once():
+    drawn = values(draw_batch(Pools(pool(4, 0), ()), Counts(6, 0, 0), 0, 0))
+    assert sorted(drawn[:4]) == [0, 1, 2, 3]
+
+
+def test_real_and_synthetic_share_one_form(tmp_path):
+    prepared, selected = write_prepared(tmp_path, 64), write_selected(tmp_path, 64)
+    label(RULES, selected, prepared / "train", tmp_path / "labelled")
+    real = from_manifest(prepared / "train", 0, "train", RULES)
+    synthetic = from_labelled(tmp_path / "labelled" / "fold-0", CLASSES, drawn_boxes=False)
+    assert (len(real.defective), len(real.good), len(synthetic.defective)) == (6, 4, 9)
+    target = load_example(synthetic.records[0], 64).targets[0]
+    assert (target.category, target.mask.shape) == (0, (64, 64))
+    with pytest.raises(DataError, match="run `label` again"):
+        from_labelled(tmp_path / "labelled" / "fold-0", ("other",), drawn_boxes=False)
+    with pytest.raises(DataError, match="fold 7 has no defective image"):
+        from_manifest(prepared / "train", 7, "train", RULES)
+
+
+def test_network_side_is_a_multiple_of_32_and_never_above_the_limit():
+    assert network_side([(100, 90), (70, 128)], 256) == 128
+    assert network_side([(100, 130)], 256) == 160
+    assert network_side([(600, 300)], 256) == 256
+
+
+def test_photos_are_scaled_down_never_up():
+    assert fit((100, 60), 256).fitted == (100, 60)
+    assert fit((300, 600), 256).fitted == (128, 256)
+
+
+def test_padding_is_grey_right_and_below():
+    square = pad(np.zeros((10, 20, 3), np.uint8), 32)
+    assert square[9, 19].tolist() == [0, 0, 0]
+    assert square[10, 0].tolist() == square[0, 20].tolist() == [PAD_GREY] * 3
+
+
+def test_detections_come_back_in_pixels_of_the_photo_exactly():
+    shrink = fit((200, 400), 128)  # fitted to 64 x 128, factor 0.32
+    box = (40.0, 20.0, 120.0, 180.0)
+    mask = np.zeros((128, 128), np.float32)
+    mask[:64, :128] = 1
+    inside = shrink.to_network(box)
+    found = Found(np.array([inside, (0, 60, 128, 128)]), np.array([0.9, 0.5]), np.array([2, 0]), np.stack([mask, mask]))
+    rows = to_results(found, 7, shrink)
+    assert rows[0]["bbox"] == [40.0, 20.0, 80.0, 160.0]
+    assert (rows[0]["image_id"], rows[0]["category_id"], rows[0]["score"]) == (7, 3, 0.9)
+    assert rows[0]["segmentation"]["size"] == [200, 400]
+    assert rows[1]["bbox"] == [0.0, 187.5, 400.0, 12.5]  # clipped to the photo
+
+
+def test_a_thin_scratch_survives_shrinking():
+    mask = np.zeros((256, 256), bool)
+    mask[100, 20:200] = True
+    assert fit((256, 256), 64).shrink_mask(mask).any()

@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.layouts.decoding import UNREADABLE, decode, decode_mask, white_level
+from tests.unit.prepare_toys import save, texture
+
+RAMP = np.array([[10, 20, 30], [40, 50, 60]], np.uint8)
+
+
+def with_orientation(path: Path, array: np.ndarray, orientation: int) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return save(path, array, exif=exif)
+
+
+def test_grey_stays_grey(tmp_path: Path):
+    found = decode(save(tmp_path / "a.png", RAMP))
+    assert found.picture.tolist() == RAMP.tolist()
+    assert found.conversions == ()
+
+
+@pytest.mark.parametrize(("peak", "white"), [(255, 255), (256, 1023), (4000, 4095), (4096, 16383), (60000, 65535)])
+def test_white_level_of_cameras(peak: int, white: int):
+    assert white_level(peak) == white
+
+
+def test_sixteen_bits_are_scaled_by_the_white_of_the_set(tmp_path: Path):
+    path = save(tmp_path / "a.png", np.array([[0, 819, 4095]], np.uint16))
+    assert decode(path).picture.tolist() == [[0, 51, 255]]
+    assert decode(path, white=65535).picture.tolist() == [[0, 3, 16]]
+    assert decode(path).peak == 4095
+    assert decode(path).conversions == ("16-bit to 8-bit",)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "phrase"),
+    [
+        ("P", "png", "palette to RGB"),
+        ("RGBA", "png", "alpha channel dropped"),
+        ("CMYK", "jpg", "CMYK to RGB"),
+        ("LA", "png", "alpha channel dropped"),
+        ("1", "png", "1-bit to 8-bit"),
+    ],
+)
+def test_other_modes_are_converted_and_named(tmp_path: Path, mode: str, suffix: str, phrase: str):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(texture(1)).convert("RGB" if mode == "CMYK" else "L").convert(mode).save(path)
+    found = decode(path)
+    assert found.conversions == (phrase,)
+    assert found.picture.dtype == np.uint8
+    assert found.picture.ndim == (2 if mode in ("LA", "1") else 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_mask_without_exif_is_turned_like_its_photo(tmp_path: Path, orientation: int):
+    photo = decode(with_orientation(tmp_path / "a.png", RAMP, orientation))
+    mask = decode_mask(save(tmp_path / "m.png", (RAMP == 30).astype(np.uint8) * 255), photo)
+    assert (photo.picture == 30).tolist() == mask.tolist()
+    assert bool(photo.conversions) == (orientation != 1)
+
+
+def test_mask_of_the_upright_size_is_not_turned(tmp_path: Path):
+    photo = decode(with_orientation(tmp_path / "a.png", RAMP, 6))
+    assert photo.picture.tolist() == [[40, 10], [50, 20], [60, 30]]
+    mask = decode_mask(save(tmp_path / "m.png", np.array([[0, 0], [0, 0], [0, 255]], np.uint8)), photo)
+    assert np.argwhere(mask).tolist() == [[2, 1]]
+
+
+def test_mask_with_its_own_orientation_is_turned_by_it(tmp_path: Path):
+    photo = decode(with_orientation(tmp_path / "a.png", RAMP, 3))
+    mask = decode_mask(with_orientation(tmp_path / "m.png", (RAMP == 30).astype(np.uint8), 3), photo)
+    assert (photo.picture == 30).tolist() == mask.tolist()
+
+
+def test_mask_of_another_size_is_refused(tmp_path: Path):
+    photo = decode(save(tmp_path / "a.png", RAMP))
+    with pytest.raises(ValueError, match="mask is 2 x 2, image is 3 x 2"):
+        decode_mask(save(tmp_path / "m.png", np.ones((2, 2), np.uint8)), photo)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 60, 0.5])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
+def test_damaged_files_are_refused(tmp_path: Path, kept: float, suffix: str):
+    path = save(tmp_path / f"a.{suffix}", texture(1))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    with pytest.raises(UNREADABLE):
+        decode(path)

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.layouts.decoding import decode
+from pipeline.layouts.deep_pcb import difference_mask, parse_boxes, read
+from tests.unit.prepare_toys import params, real, save
+
+
+def board_set(root: Path, labels: str = "20 20 40 40 6\n") -> Path:
+    clean = np.zeros((64, 64), np.uint8)
+    clean[:, 32:] = 255
+    board = clean.copy()
+    board[25:31, 24:30] = 255
+    board[22, 33] = 0  # one pixel of scanner noise
+    board[50:56, 10:16] = 255  # a difference nobody drew a box around
+    folder = root / "group1/g1"
+    save(folder / "77_temp.png", clean)
+    save(folder / "77_test.png", board)
+    (root / "group1/g1_not").mkdir()
+    (root / "group1/g1_not/77.txt").write_text(labels)
+    return root
+
+
+def test_boxes_by_type():
+    assert parse_boxes("1 2 3 4 6\n\n5,6,7,8,5\n9 9 12 12 6") == {
+        "pinhole": ((1.0, 2.0, 3.0, 4.0), (9.0, 9.0, 12.0, 12.0)),
+        "copper": ((5.0, 6.0, 7.0, 8.0),),
+    }
+
+
+@pytest.mark.parametrize("text", ["1 2 3 4", "1 2 3 4 7", "3 2 3 4 1", "", "a b c d e"])
+def test_lines_that_are_no_boxes_are_refused(text: str):
+    with pytest.raises(ValueError, match="expected|no box"):
+        parse_boxes(text)
+
+
+def test_the_mask_is_the_template_difference_inside_the_box(tmp_path: Path):
+    raw = read(board_set(tmp_path), params())
+    good, board = raw.photos
+    assert (good.id, good.defects, board.id, good.part_id) == ("77_temp", (), "77_test", board.part_id)
+    mask = difference_mask(decode(board.picture).picture, template=good.picture, boxes=board.defects[0].boxes)
+    ys, xs = np.nonzero(mask)
+    # The opening rounds the corners of the 6 x 6 square; noise and the unboxed square are not part of it.
+    assert (ys.min(), ys.max(), xs.min(), xs.max(), mask.sum()) == (25, 30, 24, 29, 32)
+
+
+@pytest.mark.parametrize(("box", "reason"), [((2, 2, 8, 8), "equals its template"), ((50, 50, 70, 60), "leaves the picture")])
+def test_boxes_without_a_difference_are_faults(tmp_path: Path, box: tuple[int, ...], reason: str):
+    good, board = read(board_set(tmp_path), params()).photos
+    with pytest.raises(ValueError, match=reason):
+        difference_mask(decode(board.picture).picture, template=good.picture, boxes=(box,))
+
+
+def test_boards_without_template_or_boxes_are_faults(tmp_path: Path):
+    board_set(tmp_path)
+    (tmp_path / "group1/g1_not/77.txt").unlink()
+    raw = read(tmp_path, params())
+    assert raw.photos == ()
+    assert [str(fault) for fault in raw.faults] == [
+        "group1/g1/77_test.png: board without its box file; expected group1/g1_not/77.txt"
+    ]
+
+
+def test_the_real_set():
+    raw = read(real("deep-pcb"), params())
+    assert len(raw.photos) == 2 * 557
+    assert len({photo.part_id for photo in raw.photos}) == 557
+    assert sum(len(defect.boxes or ()) for photo in raw.photos for defect in photo.defects) == 3753
+    assert raw.box_truth == "annotation"
+
+
+@pytest.mark.slow
+def test_every_real_box_has_a_difference():
+    boards = [photo for photo in read(real("deep-pcb"), params()).photos if photo.defects]
+    for board in boards[::4]:
+        picture = decode(board.picture).picture
+        assert all(defect.mask(picture).any() for defect in board.defects)

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from pipeline.images import write_png
+from pipeline.params import ReportParams
+from pipeline.records import DatasetCard, Sample, write_card, write_json, write_manifest
+from pipeline.reporting import comparison, data_card, pictures, render
+from pipeline.stages.report import report
+
+CLASSES = ("hole", "scratch")
+
+
+def eval_row(detector: str, arm: str, fold: int, box: float, *, masks: bool = False) -> dict:
+    scores = {
+        "map50": box,
+        "map": round(box / 2, 6),
+        "per_class": {"hole": {"map50": box, "map": 0.1}, "scratch": {"map50": None, "map": None}},
+    }
+    facts = {
+        "images": 9,
+        "good_images": 4,
+        "good_parts": 4,
+        "parts_per_type": {"hole": 5, "scratch": 0},
+        "defects_per_type": {"hole": 6, "scratch": 0},
+    }
+    return {
+        "detector": detector,
+        "arm": arm,
+        "fold": fold,
+        **facts,
+        "box": scores,
+        "mask": scores if masks else None,
+        "image_auroc": 0.75,
+    }
+
+
+def rows_of(values: dict[str, list[float]], detector: str = "rtdetr") -> list[dict]:
+    return [eval_row(detector, arm, fold, value) for arm, many in values.items() for fold, value in enumerate(many)]
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------------
+
+
+def test_paired_interval_of_three_folds_is_the_textbook_one():
+    # Differences 0.1, 0.2, 0.3: mean 0.2, s = 0.1, t(0.975, 2) = 4.302653, reach = 4.302653 * 0.1 / sqrt(3) = 0.248414.
+    gap = comparison.paired_difference({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.5, 2: 0.6})
+    assert gap == comparison.Difference(mean=0.2, low=-0.048414, high=0.448414, folds=3)
+
+
+def test_paired_interval_of_two_folds():
+    # Differences 0.1 and 0.3: mean 0.2, s = 0.141421, t(0.975, 1) = 12.706205, reach = 12.706205 * 0.1 = 1.270620.
+    gap = comparison.paired_difference({0: 0.1, 1: 0.3}, {0: 0.0, 1: 0.0})
+    assert gap == comparison.Difference(mean=0.2, low=-1.07062, high=1.47062, folds=2)
+
+
+def test_only_folds_of_both_arms_count_and_one_fold_has_no_interval():
+    assert comparison.paired_difference({0: 0.5, 1: 0.9}, {0: 0.25}) == comparison.Difference(0.25, None, None, 1)
+    assert comparison.paired_difference({0: 0.5}, {1: 0.25}) is None
+
+
+def test_arms_baselines_first_then_by_name():
+    arms = ["defectfill_classical", "copy_paste", "real", "defectfill", "classical"]
+    assert comparison.arm_order(arms) == ["real", "classical", "copy_paste", "defectfill", "defectfill_classical"]
+
+
+def test_means_skip_what_is_missing():
+    assert comparison.mean_of([0.25, None, 0.75]) == 0.5
+    assert comparison.mean_of([None]) is None
+
+
+def test_comparison_of_two_folds():
+    result = comparison.compare(rows_of({"real": [0.25, 0.5], "defectfill": [0.5, 0.75]}), CLASSES)
+    arms = result["detectors"]["rtdetr"]["arms"]
+    assert arms["real"]["box_map50"] == 0.375
+    assert arms["defectfill"]["box_map"] == 0.3125
+    assert arms["real"]["mask_map50"] is None
+    assert arms["real"]["by_fold"] == {"0": 0.25, "1": 0.5}
+    assert arms["real"]["per_class"] == {"hole": 0.375, "scratch": None}
+    differences = result["detectors"]["rtdetr"]["differences"]
+    assert differences == {"defectfill": {"real": {"mean": 0.25, "low": 0.25, "high": 0.25, "folds": 2}}}
+
+
+def test_baselines_are_compared_with_each_other_but_not_with_themselves():
+    result = comparison.compare(rows_of({"real": [0.25], "classical": [0.5]}), CLASSES)
+    differences = result["detectors"]["rtdetr"]["differences"]
+    assert differences["real"]["classical"]["mean"] == -0.25
+    assert set(differences["classical"]) == {"real"}
+
+
+def test_one_fold_gives_no_verdict_and_neither_do_three():
+    assert comparison.verdict(1)["headline"] == "quick look: no verdict"
+    assert comparison.verdict(3)["headline"] == "3 folds: no verdict yet"
+    assert "bootstrap over test parts that a verdict rests on is not built yet" in comparison.verdict(3)["reason"]
+
+
+def test_an_empty_evaluation_is_refused():
+    with pytest.raises(ValueError, match="no row; run `evaluate` again"):
+        comparison.compare([], CLASSES)
+
+
+# --- data ------------------------------------------------------------------------------------------------------------------
+
+
+def sample(name: str, defect: str | None, part: str, split: str = "train", fold: int = 0) -> Sample:
+    return Sample(name, f"images/{name}.png", None if defect is None else f"masks/{name}.png", defect, part, split, fold)  # type: ignore[arg-type]
+
+
+def test_parts_and_photos_are_counted_apart():
+    samples = [
+        sample("a1", "hole", "a"),
+        sample("a2", "hole", "a"),
+        sample("b", "hole", "b", "unused"),
+        sample("g", None, "g"),
+        sample("other-fold", "hole", "z", fold=1),
+    ]
+    empty = {"train_parts": 0, "train_photos": 0, "unused_parts": 0, "unused_photos": 0}
+    assert data_card.count_parts(samples, CLASSES, 0) == [
+        {"type": "hole", "train_parts": 1, "train_photos": 2, "unused_parts": 1, "unused_photos": 1},
+        {"type": "scratch", **empty},
+        {"type": "good", **empty, "train_parts": 1, "train_photos": 1},
+    ]
+
+
+def test_cards_are_flattened_in_their_own_order():
+    values = {"perceptual": "base", "scores": {"median": 0.123456, "kept": 3}, "notes": [], "ok": True}
+    assert data_card.flatten(values) == [
+        ("perceptual", "base"),
+        ("scores.median", "0.1235"),
+        ("scores.kept", "3"),
+        ("notes", "none"),
+        ("ok", "yes"),
+    ]
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------------
+
+
+def test_window_is_a_square_of_twice_the_mask_around_its_middle():
+    mask = np.zeros((200, 300), bool)
+    mask[100:130, 60:80] = True  # 30 high, 20 wide, middle (70, 115): side 60
+    assert pictures.window_around(mask) == (40, 85, 100, 145)
+
+
+def test_window_stays_inside_and_is_cut_off_where_the_picture_ends():
+    mask = np.zeros((40, 300), bool)
+    mask[0:4, 0:100] = True
+    assert pictures.window_around(mask) == (0, 0, 200, 40)
+
+
+def test_difference_is_the_largest_channel_times_four_and_clipped():
+    clean = np.zeros((1, 2, 3), np.uint8)
+    result = np.array([[[1, 5, 0], [0, 0, 200]]], np.uint8)
+    assert pictures.amplified_difference(clean, result).tolist() == [[20, 255]]
+
+
+def test_gallery_takes_types_in_equal_numbers_as_far_as_there_are():
+    many = [sample(f"h{i}", "hole", "p") for i in range(8)] + [sample("s0", "scratch", "p")]
+    assert [s.id for s in pictures.spread_over_types(many, 5)] == ["h0", "h2", "h4", "h6", "s0"]
+    assert len(pictures.spread_over_types(many, 99)) == 9
+
+
+def test_boxes_are_half_open_corners_by_file_name():
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}],
+        "annotations": [{"image_id": 1, "bbox": [2, 3, 4, 5]}],
+    }
+    assert pictures.boxes_by_image(coco) == {"a.png": [(2, 3, 6, 8)], "b.png": []}
+
+
+def test_bars_are_drawn_to_scale():
+    arms = comparison.compare(rows_of({"real": [0.2, 0.4], "defectfill": [0.4, 0.4]}), CLASSES)["detectors"]["rtdetr"]["arms"]
+    chart = render.bar_chart("rtdetr", arms)
+    # The axis ends at 0.4, the next tenth at or above the largest value: 0.3 is three quarters of 420.
+    assert [bar.width for bar in chart.bars] == [315.0, 420.0]
+    assert chart.bars[0].dots == (210.0, 420.0)
+    assert [bar.kind for bar in chart.bars] == ["real", "learned"]
+
+
+# --- the stage -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Two clean photos, a reference, one synthetic hole at (20..29, 30..33), and an evaluation of two arms on fold 0."""
+    train = tmp_path / "data" / "prepared" / "train"
+    clean = np.full((64, 64, 3), 100, np.uint8)
+    for name in ("g1", "g2", "ref"):
+        write_png(train / "images" / f"{name}.png", clean)
+    mask = np.zeros((64, 64), bool)
+    mask[30:34, 20:30] = True
+    write_png(train / "masks" / "ref.png", mask)
+    write_manifest(train, [sample("g1", None, "p1"), sample("g2", None, "p2"), sample("ref", "hole", "p3")])
+    card = DatasetCard(
+        "plates <&>", "folder", CLASSES, 5, {"hole": 1}, (0,), "mask", ("x.png: mask is empty",), ("3 images were grey",)
+    )
+    write_card(train, card)
+    selected = tmp_path / "data" / "selected" / "defectfill" / "fold-0"
+    result = clean.copy()
+    result[mask] = 130
+    write_png(selected / "images" / "s1.png", result)
+    write_png(selected / "masks" / "s1.png", mask)
+    write_manifest(
+        selected, [Sample("s1", "images/s1.png", "masks/s1.png", "hole", "p1", "train", 0, "synthetic", ("g1", "ref"))]
+    )
+    write_json(selected / "card.json", {"perceptual": "base", "kept": 1})
+    coco = {
+        "images": [{"id": 1, "file_name": "images/s1.png"}],
+        "annotations": [{"image_id": 1, "bbox": [20, 30, 10, 4]}],
+        "categories": [],
+    }
+    write_json(tmp_path / "data" / "labelled" / "defectfill" / "fold-0" / "annotations.json", coco)
+    rows = [*rows_of({"real": [0.25], "defectfill": [0.5]}), eval_row("yolo_seg", "real", 0, 0.125, masks=True)]
+    write_json(tmp_path / "reports" / "eval" / "metrics.json", {"rows": rows})
+    write_png(tmp_path / "reports" / "eval" / "detections-rtdetr-fold-0.png", clean)
+    return tmp_path
+
+
+def run(project: Path) -> dict[str, str]:
+    report(ReportParams(gallery_rows=4), project / "data", project / "reports")
+    return {kind: (project / "reports" / f"comparison.{kind}").read_text(encoding="utf-8") for kind in ("json", "md", "html")}
+
+
+def test_report_holds_the_numbers_in_all_three_forms(project: Path):
+    texts = run(project)
+    assert json.loads(texts["json"])["detectors"]["rtdetr"]["arms"]["defectfill"]["box_map50"] == 0.5
+    assert "| defectfill | 0.500 | 0.250 | 0.750 |" in texts["md"]
+    assert "| defectfill | +0.250 (one fold: no interval) | – | – |" in texts["md"]
+    assert "<td>defectfill</td><td>0.500</td><td>0.250</td><td>0.750</td>" in texts["html"]
+    for text in texts.values():
+        assert "quick look: no verdict" in text
+
+
+def test_html_is_self_contained_well_formed_and_escaped(project: Path):
+    html = run(project)["html"]
+    assert "plates &lt;&amp;&gt;" in html
+    assert "plates <&>" not in html
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "<script" not in html
+    svg = html[html.index("<svg") : html.index("</svg>") + 6]
+    assert len(ElementTree.fromstring(svg).findall("rect")) == 2
+    # One whole row of six pictures, and one picture of detections.
+    assert html.count("data:image/png;base64,") == 7
+    assert "x.png: mask is empty" in html
+    assert "selected.perceptual</td><td>base" in html
+
+
+def test_same_inputs_give_the_same_bytes(project: Path):
+    assert run(project) == run(project)
+
+
+def test_report_names_the_stage_whose_output_is_missing(project: Path):
+    (project / "reports" / "eval" / "metrics.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"metrics\.json is missing; run `python -m detectors evaluate`"):
+        run(project)
+
+
+def test_report_never_opens_the_test_output(project: Path):
+    assert not (project / "data" / "prepared" / "test").exists()
+    run(project)
+
+
+def test_a_synthetic_sample_without_its_clean_photo_is_named(project: Path):
+    folder = project / "data" / "selected" / "defectfill" / "fold-0"
+    text = (folder / "manifest.jsonl").read_text().replace('"g1"', '"gone"')
+    (folder / "manifest.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=r"defectfill, s1: its clean photo 'gone' is not in train's manifest"):
+        run(project)
