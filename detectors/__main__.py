@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-# Read when torch loads. Waiting threads otherwise spin, and on a machine whose cores are busy a step takes a hundred times as long.
+# Read when torch loads. Waiting threads otherwise spin, and where cores are busy a step takes a hundred times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from detectors.arms import UnknownNameError, arm_names, check_name, parse_arm

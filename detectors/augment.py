@@ -10,13 +10,13 @@ from typing import Any, Literal
 # Without it the import asks the package index for a newer version, with a time-out.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
-import albumentations as A  # noqa: E402, N812  (the library's own short name)
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
+import albumentations as A
+import cv2
+import numpy as np
 
-from detectors.datasets import Example, Target  # noqa: E402
-from detectors.letterbox import PAD_GREY  # noqa: E402
-from pipeline.labels.boxes import mask_to_box  # noqa: E402
+from detectors.datasets import Example, Target
+from detectors.letterbox import PAD_GREY
+from pipeline.labels.boxes import mask_to_box
 
 Recipe = Literal["base", "classical"]
 MIN_VISIBLE = 0.2

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class Ema:
     """Exponential moving average of a network's floating-point state; the first steps count more."""
 
-    def __init__(self, network: nn.Module, decay: float) -> None:  # noqa: D107
+    def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
         self.average = {name: value.detach().clone() for name, value in network.state_dict().items()}
@@ -38,7 +38,7 @@ class Ema:
 class Best:
     """The validated weights with the highest box mAP50; ties go to mAP50-95, then to the later step."""
 
-    def __init__(self) -> None:  # noqa: D107
+    def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.step = 0
         self.weights: dict[str, Tensor] = {}

@@ -83,7 +83,9 @@ def _evaluate_fold(
     for model in models:
         scores, results = _score(params, model, data)
         per_image = {str(i): s for i, s in image_scores(data.coco, results).items()}
-        rows.append({"detector": model.detector, "arm": model.arm, "fold": model.fold, **facts, **scores, "image_scores": per_image})
+        rows.append(
+            {"detector": model.detector, "arm": model.arm, "fold": model.fold, **facts, **scores, "image_scores": per_image}
+        )
         write_json(out / "predictions" / f"{model.detector}-{model.arm}-{fold_name(model.fold)}.json", results)
         shown.setdefault(model.detector, {})[model.arm] = results
     write_json(out / f"ground_truth-{fold_name(models[0].fold)}.json", data.coco)

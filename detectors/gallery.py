@@ -45,7 +45,7 @@ def _outline(tile: Picture, mask: Mask, scale: float, colour: tuple[int, int, in
     cv2.drawContours(tile, rings, -1, colour, 1)
 
 
-def draw(record: Record, rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> Picture:
+def draw(record: Record, rows: Sequence[dict[str, Any]], classes: tuple[str, ...]) -> Picture:
     """One photo with boxes (and mask outlines, where rows have them), named and, for detections, scored."""
     tile, scale = _tile(read_rgb(record.path))
     for row in rows:
@@ -55,13 +55,15 @@ def draw(record: Record, rows: Sequence[dict[str, Any]], classes: Sequence[str])
         cv2.rectangle(tile, corner, (round(x + width) - 1, round(y + height) - 1), colour, 1)
         if "segmentation" in row:
             _outline(tile, decode_mask(row["segmentation"]), scale, colour)
-        text = classes[row["category_id"] - 1] + (f" {row['score']:.2f}" if "score" in row else "")
+        name = classes[row["category_id"] - 1]
+        text = f"{name} {row['score']:.2f}" if "score" in row else name
         _write(tile, text, (min(corner[0], TILE_PX - 8 * len(text)), max(11, corner[1] - 3)), colour)
     return tile
 
 
 def _write(picture: Picture, text: str, at: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 3, cv2.LINE_AA)
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+    cv2.rectangle(picture, (at[0], at[1] - height - 1), (at[0] + width, at[1] + 2), (40, 40, 40), -1)
     cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
 
 

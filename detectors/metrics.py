@@ -28,7 +28,7 @@ def _evaluate(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: Ki
     drop = {"segmentation"} if kind == "bbox" else {"bbox"}
     rows = [{k: v for k, v in row.items() if k not in drop} for row in results]
     with contextlib.redirect_stdout(io.StringIO()):
-        reference = COCO()
+        reference: Any = COCO()
         reference.dataset = copy.deepcopy(truth)
         reference.createIndex()
         run = COCOeval(reference, reference.loadRes(rows), kind)
@@ -112,9 +112,7 @@ def image_auroc(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> flo
     return auroc([s for i, s in scores.items() if i in defective], [s for i, s in scores.items() if i not in defective])
 
 
-def all_scores(
-    truth: dict[str, Any], results: Sequence[dict[str, Any]], max_detections: int, with_masks: bool
-) -> dict[str, Any]:
+def all_scores(truth: dict[str, Any], results: Sequence[dict[str, Any]], max_detections: int, with_masks: bool) -> dict[str, Any]:
     """Box scores, mask scores (None for a detector without masks) and image AUROC."""
     return {
         "box": coco_scores(truth, results, "bbox", max_detections),

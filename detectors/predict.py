@@ -16,7 +16,6 @@ from pipeline.images import Picture, read_rgb
 from pipeline.labels.coco import encode_mask
 
 
-
 def to_tensor(pictures: Sequence[Picture], side_px: int) -> Tensor:
     """(B, 3, S, S) float32 in [0, 1] of pictures at network scale."""
     stack = np.stack([pad(picture, side_px) for picture in pictures])

@@ -47,7 +47,7 @@ class YoloSeg:
     def decode(self, network: nn.Module, pictures: Tensor, limits: Limits) -> list[Found]:  # noqa: D102
         (rows, prototypes), _ = network(pictures)
         classes: int = network.model[-1].nc  # pyright: ignore
-        kept = non_max_suppression(
+        kept: Any = non_max_suppression(
             rows,
             conf_thres=limits.min_score,
             iou_thres=NMS_IOU,

@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from detectors.arms import Arm, parse_arm
 from detectors.augment import augmenter
 from detectors.averaging import Best, Ema
-from detectors.datasets import Counts, DataError, DetectionData, Pools, batch_counts, draw_batch, from_labelled, from_manifest, load_example
+from detectors.datasets import (
+    Counts,
+    DataError,
+    DetectionData,
+    Pools,
+    batch_counts,
+    draw_batch,
+    from_labelled,
+    from_manifest,
+    load_example,
+)
 from detectors.letterbox import network_side
 from detectors.metrics import all_scores
 from detectors.model_files import save_model
@@ -191,7 +201,9 @@ def _check_folders(arm: Arm, prepared: Path, labelled: Path | None) -> None:
         if not (prepared / split).is_dir():
             raise DataError(f"{prepared / split} is missing; run `prepare` first")
     if arm.generator is not None and (labelled is None or not labelled.is_dir()):
-        raise DataError(f"arm {arm.name!r} needs the folder data/labelled/{arm.generator}, found none at {labelled}; run `label` first")
+        raise DataError(
+            f"arm {arm.name!r} needs the folder data/labelled/{arm.generator}, found none at {labelled}; run `label` first"
+        )
 
 
 def train_arm(

@@ -6,8 +6,9 @@ Measured on the real sets (64 x 64 frames, best of shifts up to one pixel, 1.5 %
 - With local contrast normalised, photos of one magnetic tile correlate at 0.85 to 0.95. Removing the mean frame and the four
   strongest components of the set (lighting, frame edges, what all pieces share) thins out the zone between "other" and "same":
   pairs of parts by correlation from 0.60 in steps of 0.05: tiles 5, 1, 2, 8, 1, 15, 28, 49; PCBs 62, 26, 23, 7, 8, 13, 5, 37.
-- All pairs of tile parts from 0.74 to 0.93 were looked at: from 0.75 on each shows one tile (same crack, same scratches); two different
-  tiles reach 0.743. So the rule of magnetic_tile (259 parts) is too fine where a tile came back to the camera: 208 remain.
+- All pairs of tile parts from 0.74 to 0.93 were looked at: from 0.75 on each shows one tile (same crack, same scratches); two
+  different tiles reach 0.743. So the rule of magnetic_tile (259 parts) is too fine where a tile came back to the camera:
+  208 remain.
   Among PCBs, pairs from 0.75 to 0.85 are look-alikes of sparse boards as well as twins; joining them leaks nothing.
 - Shifts are kept to one pixel: boards of DeepPCB repeat their circuit, and with larger shifts different boards match.
 - Known limit: like objects at any angle with a printed mark (simulated: 300 bottles) chain into a few groups at 0.75. `prepare`

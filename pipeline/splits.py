@@ -158,9 +158,9 @@ def _require_references(types: PartTypes, pool: Sequence[str], fold_count: int, 
     missing = [f"{name} has {total[name]}" for name in total if not left[name]]
     if missing:
         raise SplitError(
-            f"fold {fold}: no reference is left beside test: {'; '.join(missing)} part(s), near-duplicates counted once; a type needs "
-            f"at least 2, and {fold_count + 2} to be tested, validated and learned in each of {fold_count} folds. Add photos of "
-            "other parts or leave the type out"
+            f"fold {fold}: no reference is left beside test: {'; '.join(missing)} part(s), near-duplicates counted once; a type "
+            f"needs at least 2, and {fold_count + 2} to be tested, validated and learned in each of {fold_count} folds. "
+            "Add photos of other parts or leave the type out"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -23,13 +23,13 @@ class LabelError(ValueError):
 
 def encode_mask(mask: Mask) -> dict[str, Any]:
     """COCO run-length encoding with `counts` as text; holes and separate pieces are kept."""
-    encoded = rle_tools.encode(np.asfortranarray(mask.astype(np.uint8)))
+    encoded: Any = rle_tools.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(v) for v in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
 def decode_mask(encoded: dict[str, Any]) -> Mask:
     """(H, W) bool mask of a run-length encoding."""
-    return rle_tools.decode(encoded).astype(bool)
+    return rle_tools.decode(cast("Any", encoded)).astype(bool)
 
 
 def _sample_mask(sample: Sample, root: Path, size: tuple[int, int]) -> Mask:
@@ -75,7 +75,11 @@ def _category_ids(classes: Sequence[str]) -> dict[str, int]:
 
 
 def _annotations(
-    samples: Sequence[Sample], root: Path, size: tuple[int, int], categories: dict[str, int], rules: tuple[LabelParams, Margin | None]
+    samples: Sequence[Sample],
+    root: Path,
+    size: tuple[int, int],
+    categories: dict[str, int],
+    rules: tuple[LabelParams, Margin | None],
 ) -> list[dict[str, Any]]:
     """Annotations of one image, without ids, in the order of its categories."""
     rows: list[dict[str, Any]] = []

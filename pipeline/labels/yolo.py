@@ -33,8 +33,8 @@ def _bridged(ring: NDArray[np.int32], other: NDArray[np.int32]) -> NDArray[np.in
 def _spread(ring: NDArray[np.int32]) -> Points:
     """Pixel centres, or for one or two pixels a thin outline that stays inside them: readers need three points."""
     if len(ring) >= 3:
-        return ring + 0.5
-    near, far = ring + 0.05, ring[::-1] + 0.95
+        return ring.astype(np.float64) + 0.5
+    near, far = ring.astype(np.float64) + 0.05, ring[::-1].astype(np.float64) + 0.95
     if len(ring) == 1:
         x, y = float(ring[0, 0]), float(ring[0, 1])
         return np.array([[x + 0.05, y + 0.05], [x + 0.95, y + 0.05], [x + 0.95, y + 0.95], [x + 0.05, y + 0.95]])

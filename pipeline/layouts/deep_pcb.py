@@ -26,8 +26,9 @@ OPENING = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
 MIN_BLOB_SHARE = 0.15
 """Of the largest blob in the box; smaller ones are jitter where a copper edge crosses the box."""
 NOTE = (
-    "deep_pcb has boxes only: pixel masks are the template difference (above 64 grey levels, 3 px opening, no specks) inside "
-    "each box; a box without any difference stops the run or is dropped, it is never filled. Boxes in the manifest are the annotators'."
+    "deep_pcb has boxes only: pixel masks are the template difference (above 64 grey levels, 3 px opening, no specks) "
+    "inside each box; a box without any difference stops the run or is dropped, it is never filled. "
+    "Boxes in the manifest are the annotators'."
 )
 
 

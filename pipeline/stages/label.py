@@ -31,7 +31,9 @@ def _write_yolo(out: Path, coco: dict[str, Any], classes: tuple[str, ...]) -> fl
             write_text(out / folder / (PurePosixPath(name).stem + ".txt"), text)
     names = dict(enumerate(classes))
     # Readers look for labels in `labels/` beside `images/`: copy or link labels_det or labels_seg there.
-    write_text(out / "data.yaml", yaml.safe_dump({"path": ".", "train": "images", "val": "images", "names": names}, sort_keys=False))
+    write_text(
+        out / "data.yaml", yaml.safe_dump({"path": ".", "train": "images", "val": "images", "names": names}, sort_keys=False)
+    )
     return round_trip_iou(coco, seg)
 
 
@@ -79,5 +81,7 @@ def label(params: LabelParams, selected: Path, prepared_train: Path, out: Path) 
     with whole_folder(out) as temporary:
         for fold in folds:
             number = int(fold.name.removeprefix("fold-"))
-            margin = train_margin(read_manifest(prepared_train, number), prepared_train) if card.box_truth == "annotation" else None
+            margin = (
+                train_margin(read_manifest(prepared_train, number), prepared_train) if card.box_truth == "annotation" else None
+            )
             _label_fold(params, fold, temporary / fold.name, card.classes, margin)

@@ -58,12 +58,21 @@ def test_train_and_evaluate_both_detectors(factory, capsys):
 
     assert main(["evaluate"]) == 0
     rows = json.loads(Path("reports/eval/metrics.json").read_text())["rows"]
-    assert [(r["detector"], r["arm"]) for r in rows] == [("rtdetr", "real"), ("yolo_seg", "real"), ("yolo_seg", "copy_paste_classical")]
+    assert [(r["detector"], r["arm"]) for r in rows] == [
+        ("rtdetr", "real"),
+        ("yolo_seg", "real"),
+        ("yolo_seg", "copy_paste_classical"),
+    ]
     assert all(r["images"] == 5 and r["good_images"] == 2 and r["defects"] >= 3 for r in rows)
     assert rows[0]["mask"] is None
     assert rows[1]["mask"]["map50"] is not None
     names = set(contents("reports/eval"))
-    assert {"metrics.json", "ground_truth-fold-0.json", "predictions/rtdetr-real-fold-0.json", "detections-yolo_seg-fold-0.png"} <= names
+    assert {
+        "metrics.json",
+        "ground_truth-fold-0.json",
+        "predictions/rtdetr-real-fold-0.json",
+        "detections-yolo_seg-fold-0.png",
+    } <= names
     first = contents("reports/eval")
     assert main(["evaluate"]) == 0
     assert contents("reports/eval") == first

@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from detectors.datasets import Counts, DataError, Example, Pools, batch_counts, draw_batch, from_labelled, from_manifest, load_example
+from detectors.datasets import (
+    Counts,
+    DataError,
+    Example,
+    Pools,
+    batch_counts,
+    draw_batch,
+    from_labelled,
+    from_manifest,
+    load_example,
+)
 from detectors.letterbox import PAD_GREY, fit, network_side, pad
 from detectors.predict import to_results
 from detectors.protocol import Found

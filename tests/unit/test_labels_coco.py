@@ -74,7 +74,9 @@ def test_drawn_boxes_are_the_truth_one_instance_a_box(tmp_path):
 
 
 def test_margin_widens_tight_boxes_but_not_masks(tmp_path):
-    (row,) = coco_dataset([sample(tmp_path, "a", "crack", square(1, 5, 4, 8))], tmp_path, CLASSES, RULES, (2, 2, 3, 3))["annotations"]
+    (row,) = coco_dataset([sample(tmp_path, "a", "crack", square(1, 5, 4, 8))], tmp_path, CLASSES, RULES, (2, 2, 3, 3))[
+        "annotations"
+    ]
     assert row["bbox"] == [0.0, 3.0, 7.0, 8.0]
     assert row["area"] == 9
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.labels.yolo import detection_line, mask_iou, mask_to_polygon, parse_segmentation, polygon_to_mask, segmentation_line
 from pipeline.labels.coco import encode_mask
+from pipeline.labels.yolo import detection_line, mask_iou, mask_to_polygon, parse_segmentation, polygon_to_mask, segmentation_line
 from pipeline.params import LabelParams
 from pipeline.records import read_card
 from pipeline.stages.label import label
@@ -22,7 +22,9 @@ def test_detection_line_counts_classes_from_zero():
     assert detection_line(annotation(mask, 3), 40, 20) == "2 0.300000 0.375000 0.200000 0.250000"
 
 
-@pytest.mark.parametrize("pixels", [[(3, 4)], [(3, 4), (3, 5)], [(3, 4), (4, 5)], [(y, x) for y in range(2, 9) for x in range(3, 6)]])
+@pytest.mark.parametrize(
+    "pixels", [[(3, 4)], [(3, 4), (3, 5)], [(3, 4), (4, 5)], [(y, x) for y in range(2, 9) for x in range(3, 6)]]
+)
 def test_simple_shapes_come_back_exactly(pixels):
     mask = np.zeros((20, 33), bool)
     for y, x in pixels:
@@ -48,7 +50,14 @@ def test_label_stage_writes_every_form(tmp_path):
     out = tmp_path / "labelled"
     label(LabelParams(close_px=2, min_area_px=9), selected, prepared / "train", out)
     fold = out / "fold-0"
-    assert {p.name for p in fold.iterdir()} == {"images", "annotations.json", "labels_det", "labels_seg", "data.yaml", "card.json"}
+    assert {p.name for p in fold.iterdir()} == {
+        "images",
+        "annotations.json",
+        "labels_det",
+        "labels_seg",
+        "data.yaml",
+        "card.json",
+    }
     name = "syn-blob-0"
     source = selected / "fold-0" / "images" / f"{name}.png"
     assert (fold / "images" / f"{name}.png").read_bytes() == source.read_bytes()

@@ -32,7 +32,7 @@ def test_boxes_by_type():
 
 @pytest.mark.parametrize("text", ["1 2 3 4", "1 2 3 4 7", "3 2 3 4 1", "", "a b c d e"])
 def test_lines_that_are_no_boxes_are_refused(text: str):
-    with pytest.raises(ValueError, match="expected|no box"):
+    with pytest.raises(ValueError, match=r"expected|no box"):
         parse_boxes(text)
 
 

@@ -29,7 +29,7 @@ def test_part_regex_takes_group_one(tmp_path: Path):
 
 @pytest.mark.parametrize("regex", ["(", "no group"])
 def test_a_part_regex_that_cannot_work_is_refused(tmp_path: Path, regex: str):
-    with pytest.raises(LayoutError, match="prepare.part_regex"):
+    with pytest.raises(LayoutError, match=r"prepare.part_regex"):
         read(folder_set(tmp_path), params(part_regex=regex))
 
 
@@ -46,7 +46,7 @@ def test_parts_csv_wins_and_every_photo_must_be_in_it(tmp_path: Path):
 def test_paths_in_parts_csv_that_leave_the_folder_are_refused(tmp_path: Path, path: str):
     folder_set(tmp_path, parts=1, good=1)
     (tmp_path / "parts.csv").write_text(f'image,part_id\n"{path}",A\n')
-    with pytest.raises(LayoutError, match="leaves the manifest's folder"):
+    with pytest.raises(LayoutError, match="leaves the manifest"):
         read(tmp_path, params())
 
 

@@ -32,7 +32,9 @@ def truth():
 
 
 def perfect():
-    return [{"score": 0.9, **{k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")}} for a in truth()["annotations"]]
+    return [
+        {"score": 0.9, **{k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")}} for a in truth()["annotations"]
+    ]
 
 
 def test_perfect_predictions_score_one(capsys):

@@ -1,4 +1,5 @@
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_a_part_does_not_depend_on_how_many_there_are():
 
 def test_some_parts_have_two_photos_and_they_differ():
     photos = draw_sample_set(0, 64, 12, 20)
-    pairs = [(a, b) for a, b in zip(photos, photos[1:], strict=False) if a.part_id == b.part_id]
+    pairs = [(a, b) for a, b in pairwise(photos) if a.part_id == b.part_id]
     assert 10 < len(pairs) < 40
     assert all(not np.array_equal(a.picture, b.picture) for a, b in pairs)
 

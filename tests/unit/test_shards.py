@@ -1,0 +1,31 @@
+import numpy as np
+
+from pipeline.masks.crops import Window
+from pipeline.shards import Candidates, RequestRecord, read_shard, write_shard
+
+
+def entries() -> list[Candidates]:
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(2):
+        images = tuple(rng.integers(0, 256, (8, 8, 3)).astype(np.uint8) for _ in range(3))
+        masks = tuple(rng.random((8, 8)) > 0.5 for _ in range(4))
+        record = RequestRecord(f"fold-0-hole-{number:05d}", "hole", "good-1", "hole-2", Window(-3, 4, 8))
+        made.append(Candidates(record, masks[3], images, masks[:3]))
+    return made
+
+
+def test_a_shard_gives_back_what_was_written(tmp_path):
+    write_shard(tmp_path / "a.tar", entries())
+    for wrote, read in zip(entries(), read_shard(tmp_path / "a.tar"), strict=True):
+        assert wrote.request == read.request
+        assert (wrote.mask == read.mask).all()
+        assert all((a == b).all() for a, b in zip(wrote.images, read.images, strict=True))
+        assert all((a == b).all() for a, b in zip(wrote.changed, read.changed, strict=True))
+
+
+def test_same_entries_same_bytes(tmp_path):
+    for name in "ab":
+        write_shard(tmp_path / f"{name}.tar", entries())
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    assert not list(tmp_path.glob("*.tmp"))
