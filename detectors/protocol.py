@@ -70,5 +70,5 @@ class Detector(Protocol):
 
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "rtdetr": lambda: import_module("detectors.rtdetr").RtDetr(),
-    "yolo_seg": lambda: import_module("detectors.segmenter").YoloSeg(),
+    "yolo_seg": lambda: import_module("detectors.yolo_seg").YoloSeg(),
 }

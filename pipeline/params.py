@@ -113,9 +113,16 @@ class WarpParams(Section):
     jitter: float = Field(ge=0, le=1)
 
 
+class CopyPasteSamplingParams(Section):
+    """Pasting; more than one candidate a request would be the same picture again."""
+
+    candidates: Literal[1]
+
+
 class DiffusionSamplingParams(Section):
     """Sampling of an inpainting diffusion model."""
 
+    candidates: int = Field(ge=1)
     steps: int = Field(ge=1)
     guidance: float = Field(ge=1)
     strength: float = Field(gt=0, le=1)
@@ -124,7 +131,6 @@ class DiffusionSamplingParams(Section):
 class SynthesizeParams(Section):
     """Requests, crops and candidates."""
 
-    candidates: int = Field(ge=1)
     crop_scale: Range
     min_crop_px: int = Field(ge=8)
     good_photos: int = Field(ge=1)
@@ -132,7 +138,7 @@ class SynthesizeParams(Section):
     micro_batch: int = Field(ge=1)
     shard_requests: int = Field(ge=1)
     warp: WarpParams
-    copy_paste: CopyPasteParams
+    copy_paste: CopyPasteSamplingParams
     defectfill: DiffusionSamplingParams
 
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.generators.protocol import Reference
-from pipeline.images import read_mask, read_rgb
+from pipeline.images import Mask, Picture, read_mask, read_rgb
 from pipeline.records import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A real defect of the train split: (H, W, 3) photo and (H, W) mask of one type on it."""
+
+    id: str
+    defect: str
+    image: Picture
+    mask: Mask
 
 
 def reference_samples(samples: Sequence[Sample]) -> list[Sample]:

@@ -24,7 +24,8 @@ def digest(*parts: Any) -> str:
     state = hashlib.blake2b(digest_size=12)
     for part in parts:
         if isinstance(part, Path):
-            files = sorted(p for p in part.rglob("*") if p.is_file() and "__pycache__" not in p.parts) if part.is_dir() else [part]
+            found = sorted(part.rglob("*")) if part.is_dir() else [part]
+            files = [file for file in found if file.is_file() and "__pycache__" not in file.parts]
             for file in files:
                 state.update(file.relative_to(part).as_posix().encode() + b"\0" + file.read_bytes())
         else:

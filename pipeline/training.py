@@ -171,5 +171,7 @@ def _descend(
     bad += 1
     logger.warning("%s: loss or gradient not finite, step skipped (%d in a row)", label, bad)
     if bad >= MAX_BAD_STEPS:
-        raise DivergedError(f"{label}: no finite loss for {bad} steps in a row; lower the learning rate, the last checkpoint is kept")
+        raise DivergedError(
+            f"{label}: no finite loss for {bad} steps in a row; lower the learning rate, the last checkpoint is kept"
+        )
     return bad

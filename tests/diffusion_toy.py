@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.diffusion.components import small_pipeline
-from pipeline.generators.protocol import Reference
 from pipeline.params import DefectFillParams
+from pipeline.references import Reference
 
 SIDE = 32
 
@@ -42,7 +42,7 @@ def references(types: tuple[str, ...] = ("hole", "long scratch")) -> list[Refere
     rng = np.random.default_rng(0)
     found = []
     for number, defect in enumerate(types):
-        image = rng.integers(90, 160, (64, 64, 3)).astype(np.uint8)
+        image = np.repeat(rng.integers(90, 160, (64, 64, 1)), 3, axis=2).astype(np.uint8)
         mask = np.zeros((64, 64), bool)
         mask[20:36, 24 + number : 40 + number] = True
         image[mask] = 20

@@ -40,9 +40,25 @@ def _guided(unet: UNet2DConditionModel, latents: Tensor, step: Tensor, given: Co
     return free + guidance * (conditioned - free)
 
 
+@dataclass(frozen=True)
+class Trajectory:
+    """How far and how to sample.
+
+    Attributes:
+        steps: DDIM steps of a full trajectory.
+        guidance: Classifier-free guidance scale, 1 for none.
+        strength: Share of the trajectory that is run. The start is the *clean* latent noised to that level: a schedule that
+            keeps some signal at its last step gives the wrong brightness when it starts from pure noise.
+    """
+
+    steps: int
+    guidance: float
+    strength: float
+
+
 @torch.inference_mode()
 def inpaint(
-    unet: UNet2DConditionModel, scheduler: DDIMScheduler, given: Conditions, noise: Tensor, steps: int, guidance: float, strength: float
+    unet: UNet2DConditionModel, scheduler: DDIMScheduler, given: Conditions, noise: Tensor, path: Trajectory
 ) -> Tensor:
     """Latents (B, 4, h, w), equal to the clean ones outside the mask.
 
@@ -51,17 +67,14 @@ def inpaint(
         scheduler: Only its configuration is used; a copy does the work.
         given: Conditions of the batch.
         noise: Standard normal, the shape of the latents; decides each row alone.
-        steps: DDIM steps of a full trajectory.
-        guidance: Classifier-free guidance scale, 1 for none.
-        strength: Share of the trajectory that is run. The start is the *clean* latent noised to that level: a schedule that
-            keeps some signal at its last step gives the wrong brightness when it starts from pure noise.
+        path: Steps, guidance, strength.
     """
     own = DDIMScheduler.from_config(scheduler.config)
-    own.set_timesteps(steps)
-    times = own.timesteps[steps - max(1, round(steps * strength)) :]
+    own.set_timesteps(path.steps)
+    times = own.timesteps[path.steps - max(1, round(path.steps * path.strength)) :]
     latents = own.add_noise(given.clean, noise, times[:1].expand(len(noise)))
     for index, time in enumerate(times):
-        latents = own.step(_guided(unet, latents, time, given, guidance), time, latents).prev_sample
+        latents = own.step(_guided(unet, latents, time, given, path.guidance), time, latents).prev_sample
         following = times[index + 1 : index + 2]
         known = own.add_noise(given.clean, noise, following.expand(len(noise))) if len(following) else given.clean
         latents = given.mask * latents + (1.0 - given.mask) * known

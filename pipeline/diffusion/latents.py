@@ -36,7 +36,7 @@ def latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
 
 
 def masked_background(vae: AutoencoderKL, images: Tensor, mask: Tensor) -> Tensor:
-    """b = E((1 - M) I): the hole is 0, mid-grey, on images in [-1, 1] (DefectFill spec, section 2)."""
+    """B = E((1 - M) I): the hole is 0, mid-grey, on images in [-1, 1] (DefectFill spec, section 2)."""
     return encode(vae, images * (1.0 - mask))
 
 

@@ -8,6 +8,6 @@ from importlib import import_module
 from pipeline.generators.protocol import Generator
 
 GENERATORS: dict[str, Callable[[], Generator]] = {
-    "copy_paste": lambda: import_module("pipeline.generators.copy_paste").CopyPaste(),
+    "copy_paste": lambda: import_module("pipeline.generators.copy_paste.generator").CopyPaste(),
     "defectfill": lambda: import_module("pipeline.generators.defectfill.generator").DefectFill(),
 }

@@ -11,16 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images import Mask, Picture
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A real defect of the train split: (H, W, 3) photo and (H, W) mask of one type on it."""
-
-    id: str
-    defect: str
-    image: Picture
-    mask: Mask
+from pipeline.references import Reference
 
 
 @dataclass(frozen=True, slots=True)

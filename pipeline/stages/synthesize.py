@@ -13,13 +13,13 @@ import torch
 import yaml
 
 from pipeline.generators import GENERATORS
-from pipeline.generators.protocol import Reference, Request, SampleJob, Sampler
+from pipeline.generators.protocol import Request, SampleJob, Sampler
 from pipeline.images import Mask, Picture, read_rgb
 from pipeline.masks.crops import read_mask_window, read_window, window_around
 from pipeline.masks.placement import WarpLimits, place
 from pipeline.params import ParamsError, SynthesizeParams
 from pipeline.records import Sample, fold_name, good_samples, read_card, read_manifest, write_json
-from pipeline.references import read_references
+from pipeline.references import Reference, read_references
 from pipeline.runlog import resumable_output
 from pipeline.seeds import derive_seed
 from pipeline.shards import Candidates, RequestRecord, write_shard
@@ -132,7 +132,7 @@ def synthesize(generator: str, params: SynthesizeParams, data: Path, out: Path) 
             sampler = GENERATORS[generator]().load(concept / fold_name(fold), job)
             factory = Factory(fold, by_defect, good, train, params)
             wanted = read_targets(targets, list(by_defect))
-            _fold(factory, wanted, sampler, work / "out" / fold_name(fold))
+            _fold(generator, factory, wanted, sampler, work / "out" / fold_name(fold))
 
 
 def _good(samples: Sequence[Sample], limit: int, fold: int) -> list[Sample]:
@@ -143,8 +143,9 @@ def _good(samples: Sequence[Sample], limit: int, fold: int) -> list[Sample]:
     return [good[i] for i in sorted(order)]
 
 
-def _fold(factory: Factory, wanted: Mapping[str, int], sampler: Sampler, folder: Path) -> None:
+def _fold(generator: str, factory: Factory, wanted: Mapping[str, int], sampler: Sampler, folder: Path) -> None:
     params = factory.params
+    candidates = getattr(params, generator).candidates
     folder.mkdir(parents=True, exist_ok=True)
     names = [(defect, number) for defect in sorted(wanted) for number in range(wanted[defect])]
     with progress(len(names), f"synthesize fold {factory.fold}") as bar:
@@ -152,8 +153,8 @@ def _fold(factory: Factory, wanted: Mapping[str, int], sampler: Sampler, folder:
             part = names[start : start + params.shard_requests]
             path = folder / f"shard-{start // params.shard_requests:04d}.tar"
             if not path.exists():
-                write_shard(path, list(answer(sampler, [factory.make(*name) for name in part], params.candidates)))
+                write_shard(path, list(answer(sampler, [factory.make(*name) for name in part], candidates)))
             bar.update(len(part))
-    facts = {"requests": dict(wanted), "candidates": params.candidates, "threads": THREADS, "sampler": sampler.facts()}
+    facts = {"requests": dict(wanted), "candidates": candidates, "threads": THREADS, "sampler": sampler.facts()}
     write_json(folder / "card.json", facts)
-    logger.info("fold %d: %d requests, %d candidates each", factory.fold, len(names), params.candidates)
+    logger.info("%s, fold %d: %d requests, %d candidates each", generator, factory.fold, len(names), candidates)

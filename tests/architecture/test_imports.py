@@ -28,7 +28,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.leak_guard": (*FOUNDATION, "pipeline.near_duplicates", "pipeline.layouts"),
     "pipeline.splits": (*FOUNDATION, "pipeline.layouts"),
     "pipeline.validation": (*FOUNDATION, "pipeline.layouts", "pipeline.near_duplicates"),
-    "pipeline.references": (*FOUNDATION, "pipeline.generators.protocol"),
+    "pipeline.references": FOUNDATION,
     "pipeline.shards": (*FOUNDATION, "pipeline.masks"),
     "pipeline.labels": FOUNDATION,
     "pipeline.masks": FOUNDATION,
@@ -36,8 +36,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.reporting": FOUNDATION,
     "pipeline.diffusion": (*FOUNDATION, *LOOP, "pipeline.masks"),
     "pipeline.generators": (),
-    "pipeline.generators.*": (*FOUNDATION, *LOOP, "pipeline.masks", "pipeline.generators.protocol", "pipeline.diffusion"),
-    "pipeline.generators.protocol": FOUNDATION,
+    "pipeline.generators.*": (
+        *FOUNDATION, *LOOP, "pipeline.masks", "pipeline.references", "pipeline.generators.protocol", "pipeline.diffusion",
+    ),  # fmt: skip
+    "pipeline.generators.protocol": (*FOUNDATION, "pipeline.references"),
 }
 
 # Heavy or far-reaching libraries, and the only modules that may know them.

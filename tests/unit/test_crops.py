@@ -6,6 +6,7 @@ from pipeline.masks.crops import (
     EmptyMaskError,
     Window,
     mask_bounds,
+    paint_mask,
     paste_window,
     read_mask_window,
     read_window,
@@ -97,3 +98,9 @@ def test_changed_region_ignores_small_changes_and_is_empty_for_none():
     region = changed_region(image, clean, 10.0)
     assert region[5:11, 5:11].all() and not region[0, 0]
     assert not changed_region(clean, clean, 0.0).any()
+
+
+def test_a_painted_line_is_whole_at_half_the_size_wherever_it_lies():
+    for x in range(10, 14):
+        mask = mask_with((64, 64), slice(8, 56), slice(x, x + 1))
+        assert paint_mask(mask, 64)[::2, ::2][4:28].any(axis=1).all()

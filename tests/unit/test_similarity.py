@@ -10,7 +10,14 @@ from pipeline.masks.crops import Window
 from pipeline.params import SelectParams
 from pipeline.shards import Candidates, RequestRecord
 from pipeline.similarity.masked import masked_distance
-from pipeline.similarity.perceptual import BackboneError, Perceptual, backbone_path, choose_perceptual, encoder_features, load_lpips
+from pipeline.similarity.perceptual import (
+    BackboneError,
+    Perceptual,
+    backbone_path,
+    choose_perceptual,
+    encoder_features,
+    load_lpips,
+)
 from pipeline.stages.select_candidates import Judge, Tally, choose
 
 

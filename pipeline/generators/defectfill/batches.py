@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pipeline.diffusion.latents import mask_tensor, to_tensor
 from pipeline.diffusion.photos import random_boxes_mask
-from pipeline.generators.protocol import Reference
 from pipeline.images import Mask, Picture
-from pipeline.masks.crops import read_mask_window, read_window, resize_mask, resize_picture, window_around
+from pipeline.masks.crops import paint_mask, read_mask_window, read_window, resize_picture, window_around
 from pipeline.params import DefectFillParams
+from pipeline.references import Reference
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def zoomed(image: Picture, mask: Mask, side: int, factor: float, rng: np.random.
     large = round(side * factor)
     x, y = (int(v) for v in rng.integers(0, large - side + 1, 2))
     cut = np.s_[y : y + side, x : x + side]
-    return resize_picture(image, large)[cut], resize_mask(mask, large)[cut]
+    return resize_picture(image, large)[cut], paint_mask(mask, large)[cut]
 
 
 class BatchSource:

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.diffusion.components import load_pipeline, prompt_ids
-from pipeline.diffusion.denoise import Conditions, inpaint
+from pipeline.diffusion.denoise import Conditions, Trajectory, inpaint
 from pipeline.diffusion.latents import decode, encode, latent_mask, mask_tensor, masked_background, to_tensor
 from pipeline.diffusion.photos import random_boxes_mask, random_crops
 from pipeline.generators.defectfill.concept import CARD, load_concept
 from pipeline.generators.protocol import Request, SampleJob, Synthetic
 from pipeline.images import Mask
 from pipeline.masks.composite import apply_change, change_size, changed_region
-from pipeline.masks.crops import resize_mask, resize_picture
+from pipeline.masks.crops import paint_mask, resize_picture
 from pipeline.seeds import derive_seed
 
 CALIBRATION_BOXES = 6
@@ -51,7 +51,7 @@ class DefectFillSampler:
         waiting = iter(requests)
         while group := list(islice(waiting, self._job.micro_batch)):
             pictures = np.stack([resize_picture(request.clean, self._side) for request, _ in group])
-            masks = np.stack([_not_empty(resize_mask(request.mask, self._side)) for request, _ in group])
+            masks = np.stack([_not_empty(paint_mask(request.mask, self._side)) for request, _ in group])
             texts = torch.cat([self._texts[request.defect] for request, _ in group])
             changes = self._changes(pictures, masks, texts, [seed for _, seed in group])
             for (request, _), change in zip(group, changes, strict=True):
@@ -81,7 +81,9 @@ class DefectFillSampler:
         return self._pipe.text_encoder(prompt_ids(self._pipe.tokenizer, [prompt])).last_hidden_state
 
     @torch.inference_mode()
-    def _changes(self, pictures: NDArray[np.uint8], masks: NDArray[np.bool_], texts: Tensor, seeds: list[int]) -> NDArray[np.float32]:
+    def _changes(
+        self, pictures: NDArray[np.uint8], masks: NDArray[np.bool_], texts: Tensor, seeds: list[int]
+    ) -> NDArray[np.float32]:
         """(B, S, S, 3) grey levels added by the model: decoded result minus decoded *reconstruction* of the clean crop.
 
         Subtracting the reconstruction leaves the VAE's own blur out, so the texture below the defect stays sharp.
@@ -98,9 +100,8 @@ class DefectFillSampler:
         given = Conditions(
             clean, latent_mask(mask, clean), masked_background(vae, images, mask), texts, self._empty.expand(len(images), -1, -1)
         )
-        painted = inpaint(
-            self._pipe.unet, self._pipe.scheduler, given, noise, settings.steps, settings.guidance, settings.strength
-        )
+        path = Trajectory(settings.steps, settings.guidance, settings.strength)
+        painted = inpaint(self._pipe.unet, self._pipe.scheduler, given, noise, path)
         change = (decode(vae, painted) - decode(vae, clean))[:count] * 127.5
         return np.ascontiguousarray(change.permute(0, 2, 3, 1).numpy())
 

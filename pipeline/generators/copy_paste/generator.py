@@ -10,10 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline.generators.protocol import FitJob, Reference, Request, SampleJob, Synthetic
+from pipeline.generators.protocol import FitJob, Request, SampleJob, Synthetic
 from pipeline.images import read_mask, read_rgb, write_png
 from pipeline.masks.composite import apply_change
 from pipeline.records import write_json
+from pipeline.references import Reference
 
 
 class CopyPaste:

@@ -1,0 +1,1 @@
+"""Copy-paste: the baseline generator."""
