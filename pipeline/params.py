@@ -60,6 +60,7 @@ class LearnBaseParams(Section):
     """The inpainting pipeline everything starts from."""
 
     source: str
+    threads: int = Field(ge=1)
     crop_px: int = Field(ge=16, multiple_of=16)
     crop_side_px: tuple[int, int]
     photos: int = Field(ge=1)
@@ -74,6 +75,7 @@ class CopyPasteParams(Section):
 class DefectFillParams(Section):
     """DefectFill, fitting (arXiv 2503.13985)."""
 
+    threads: int = Field(ge=1)
     rank: int = Field(ge=1)
     alpha: int = Field(ge=1)
     dropout: float = Field(ge=0, lt=1)
@@ -131,6 +133,7 @@ class DiffusionSamplingParams(Section):
 class SynthesizeParams(Section):
     """Requests, crops and candidates."""
 
+    threads: int = Field(ge=1)
     crop_scale: Range
     min_crop_px: int = Field(ge=8)
     good_photos: int = Field(ge=1)
@@ -145,6 +148,7 @@ class SynthesizeParams(Section):
 class SelectParams(Section):
     """Low-Fidelity Selection and its guards."""
 
+    threads: int = Field(ge=1)
     perceptual: Literal["auto", "lpips", "base"]
     keep_per_request: int = Field(ge=1)
     min_changed_share: float = Field(ge=0, le=1)
@@ -209,7 +213,7 @@ def load_section(name: str, model: type[_S], path: Path = Path("params.yaml")) -
     Raises:
         ParamsError: If the section is missing (with the nearest name) or does not fit `model`.
     """
-    document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    document: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if name not in document:
         raise ParamsError(f"{path}: no section {name!r}{_nearest(name, list(document))}")
     return parse_section(model, name, document[name])

@@ -85,7 +85,5 @@ def _entry(files: dict[str, bytes]) -> Candidates:
     record = RequestRecord(**{**row, "window": Window(**row["window"])})
     pictures = {name: np.array(Image.open(io.BytesIO(data))) for name, data in files.items() if name.endswith(".png")}
     changed = tuple(pictures[name] > 0 for name in sorted(pictures) if name.endswith(".changed.png"))
-    images = tuple(
-        pictures[name] for name in sorted(pictures) if name != "mask.png" and not name.endswith(".changed.png")
-    )
+    images = tuple(pictures[name] for name in sorted(pictures) if name != "mask.png" and not name.endswith(".changed.png"))
     return Candidates(record, pictures["mask.png"] > 0, images, changed)

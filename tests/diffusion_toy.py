@@ -13,6 +13,7 @@ SIDE = 32
 
 def fit_params(**changes: object) -> DefectFillParams:
     values: dict[str, object] = {
+        "threads": 1,
         "rank": 4,
         "alpha": 8,
         "dropout": 0.0,

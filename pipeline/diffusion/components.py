@@ -1,5 +1,8 @@
 """Building, loading and checking of 9-channel inpainting pipelines in the diffusers folder format."""
 
+# diffusers and transformers annotate configs, outputs and optional parts more narrowly than they behave.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import sys
@@ -88,7 +91,8 @@ def small_pipeline(crop_px: int, seed: int) -> StableDiffusionInpaintPipeline:
 
 
 def quiet_unless_terminal() -> None:
-    """Keep the libraries' own loading bars off logs."""
+    """Keep the libraries' own loading bars off logs, and transformers' advice on rows that are overwritten at once."""
+    transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
@@ -111,7 +115,7 @@ def load_pipeline(source: str | Path) -> StableDiffusionInpaintPipeline:
             f"({error}); "
             "set learn_base.source to 'train', to a local diffusers folder, or to a hub id while the hub can be reached"
         ) from error
-    channels = pipe.unet.config.in_channels
+    channels = pipe.unet.config["in_channels"]
     if channels != INPAINT_CHANNELS:
         raise BaseModelError(f"{source}: the UNet takes {channels} channels, an inpainting UNet takes {INPAINT_CHANNELS}")
     for part in (pipe.vae, pipe.unet, pipe.text_encoder):

@@ -1,5 +1,8 @@
 """Sampling: inpaint the mask, starting from the noised clean latent, with the known latent blended in at every step."""
 
+# diffusers and transformers annotate configs, outputs and optional parts more narrowly than they behave.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -57,9 +60,7 @@ class Trajectory:
 
 
 @torch.inference_mode()
-def inpaint(
-    unet: UNet2DConditionModel, scheduler: DDIMScheduler, given: Conditions, noise: Tensor, path: Trajectory
-) -> Tensor:
+def inpaint(unet: UNet2DConditionModel, scheduler: DDIMScheduler, given: Conditions, noise: Tensor, path: Trajectory) -> Tensor:
     """Latents (B, 4, h, w), equal to the clean ones outside the mask.
 
     Args:

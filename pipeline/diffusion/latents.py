@@ -1,5 +1,8 @@
 """What the networks are fed: pictures as tensors, latents, the nine input channels, and the training target."""
 
+# diffusers and transformers annotate configs, outputs and optional parts more narrowly than they behave.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import numpy as np
@@ -22,12 +25,12 @@ def mask_tensor(masks: NDArray[np.bool_]) -> Tensor:
 
 def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Scaled mean latents (B, 4, h, w) of images (B, 3, H, W) in [-1, 1]; no sampling noise."""
-    return vae.encode(images).latent_dist.mode() * vae.config.scaling_factor
+    return vae.encode(images).latent_dist.mode() * vae.config["scaling_factor"]
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Images (B, 3, H, W), about [-1, 1], of scaled latents."""
-    return vae.decode(latents / vae.config.scaling_factor).sample
+    return vae.decode(latents / vae.config["scaling_factor"]).sample
 
 
 def latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
@@ -51,7 +54,7 @@ def training_target(scheduler: DDIMScheduler, latents: Tensor, noise: Tensor, ti
     Raises:
         ValueError: For a type other than epsilon, v_prediction or sample.
     """
-    kind = scheduler.config.prediction_type
+    kind = scheduler.config["prediction_type"]
     if kind == "epsilon":
         return noise
     if kind == "v_prediction":

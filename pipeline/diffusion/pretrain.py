@@ -79,7 +79,7 @@ def train_unet(pipe: StableDiffusionInpaintPipeline, crops: CropSource, batch: i
         with torch.no_grad():
             latents, background = encode(vae, images), masked_background(vae, images, mask)
         noise = torch.randn_like(latents)
-        times = torch.randint(0, scheduler.config.num_train_timesteps, (batch,))
+        times = torch.randint(0, scheduler.config["num_train_timesteps"], (batch,))
         prompted = torch.from_numpy((rng.random(batch) >= EMPTY_PROMPT_SHARE).astype(np.int64))
         noisy = scheduler.add_noise(latents, noise, times)
         predicted = unet(

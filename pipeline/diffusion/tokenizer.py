@@ -1,5 +1,8 @@
 """A CLIP tokenizer small enough to live beside a small pipeline: bytes plus the words of our prompts."""
 
+# diffusers and transformers annotate configs, outputs and optional parts more narrowly than they behave.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from tokenizers import pre_tokenizers

@@ -66,7 +66,7 @@ def cut(array: NDArray[np.uint8], window: Window, border: int) -> NDArray[np.uin
     right, bottom = max(0, window.x0 + window.side - width), max(0, window.y0 + window.side - height)
     padded = cv2.copyMakeBorder(array, top, bottom, left, right, border)
     y, x = window.y0 + top, window.x0 + left
-    return padded[y : y + window.side, x : x + window.side]
+    return padded[y : y + window.side, x : x + window.side].astype(np.uint8, copy=False)
 
 
 def paste_window(photo: NDArray[np.generic], patch: NDArray[np.generic], window: Window) -> None:
@@ -81,7 +81,8 @@ def resize_picture(picture: Picture, side: int) -> Picture:
     """Square picture at another side: area averaging down, cubic up."""
     if picture.shape[0] == side:
         return picture
-    return cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA if side < picture.shape[0] else cv2.INTER_CUBIC)
+    how = cv2.INTER_AREA if side < picture.shape[0] else cv2.INTER_CUBIC
+    return cv2.resize(picture, (side, side), interpolation=how).astype(np.uint8, copy=False)
 
 
 def resize_mask(mask: Mask, side: int) -> Mask:

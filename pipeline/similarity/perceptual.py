@@ -105,7 +105,7 @@ def encoder_features(vae: AutoencoderKL) -> Perceptual:
             maps.append(F.interpolate(squared, size=first.shape[-2:], mode="bilinear", align_corners=False))
         return torch.cat(maps, dim=1).mean(dim=1)
 
-    return Perceptual("features of the base's own encoder", int(vae.config.sample_size), distance)
+    return Perceptual("features of the base's own encoder", int(vae.config["sample_size"]), distance)
 
 
 def choose_perceptual(wish: Literal["auto", "lpips", "base"], vae: AutoencoderKL) -> Perceptual:

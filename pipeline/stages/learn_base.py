@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline.diffusion.components import load_pipeline, small_pipeline
 from pipeline.diffusion.pretrain import CropSource, reconstruction_psnr, save_pipeline, train_unet, train_vae
@@ -33,6 +34,7 @@ def learn_base(params: LearnBaseParams, train: Path, out: Path) -> None:
         NoGoodImagesError: If a fold has no good train photo.
         pipeline.diffusion.components.BaseModelError: If `source` is no inpainting pipeline.
     """
+    torch.set_num_threads(params.threads)
     folds = read_card(train).folds
     with resumable_output(out, params.model_dump(mode="json"), train) as work:
         for fold, folder in unfinished(work, folds):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline.diffusion.components import load_pipeline
 from pipeline.images import Picture, read_rgb, write_png
@@ -56,6 +57,7 @@ class Judge:
 
 def select_candidates(params: SelectParams, data: Path, generator: str, out: Path) -> None:
     """Write `out/fold-<f>/`: full photos with their defect, masks of what changed, manifest and card."""
+    torch.set_num_threads(params.threads)
     train = data / "prepared" / "train"
     with whole_folder(out) as building:
         for fold in read_card(train).folds:

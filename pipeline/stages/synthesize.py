@@ -27,9 +27,6 @@ from pipeline.training import progress
 
 logger = logging.getLogger(__name__)
 
-THREADS = 2
-"""Fixed, since the order of float sums depends on it; recorded on the candidates' card."""
-
 
 @dataclass(frozen=True)
 class Placed:
@@ -63,7 +60,7 @@ class Factory:
         request_id = f"{fold_name(self.fold)}-{defect}-{number:05d}"
         rng = np.random.default_rng(derive_seed("request", request_id))
         choices = self.references[defect]
-        reference, clean = choices[rng.integers(len(choices))], self.good[rng.integers(len(self.good))]
+        reference, clean = choices[int(rng.integers(len(choices)))], self.good[int(rng.integers(len(self.good)))]
         photo: Picture = read_rgb(self.root / clean.image)
         warp = params.warp
         limits = WarpLimits(warp.rotate_deg, warp.scale, warp.flip, warp.jitter)
@@ -71,9 +68,7 @@ class Factory:
         mask, affine = place(reference.mask, photo.shape[:2], limits, rng)
         window = window_around(mask, rng.uniform(*params.crop_scale), params.min_crop_px)
         affine = affine - np.array([[0, 0, window.x0], [0, 0, window.y0]])
-        request = Request(
-            request_id, defect, read_window(photo, window), read_mask_window(mask, window), reference.id, affine
-        )
+        request = Request(request_id, defect, read_window(photo, window), read_mask_window(mask, window), reference.id, affine)
         return Placed(request, RequestRecord(request_id, defect, clean.id, reference.id, window))
 
 
@@ -97,9 +92,7 @@ def read_targets(path: Path, defects: Sequence[str]) -> dict[str, int]:
 
 def answer(sampler: Sampler, placed: Sequence[Placed], candidates: int) -> Iterator[Candidates]:
     """Run all candidates of all requests through the sampler in one stream, so that its batches stay full."""
-    stream = sampler(
-        (p.request, derive_seed("candidate", p.request.id, number)) for p in placed for number in range(candidates)
-    )
+    stream = sampler((p.request, derive_seed("candidate", p.request.id, number)) for p in placed for number in range(candidates))
     for p in placed:
         results = list(islice(stream, candidates))
         yield Candidates(p.record, p.request.mask, tuple(r.image for r in results), tuple(r.changed for r in results))
@@ -111,7 +104,7 @@ def synthesize(generator: str, params: SynthesizeParams, data: Path, out: Path) 
     Raises:
         ParamsError: If `data/targets.yaml` asks for what the data set does not have.
     """
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(params.threads)
     train = data / "prepared" / "train"
     concept, base, targets = data / "concepts" / generator, data / "base", data / "targets.yaml"
     card = read_card(train)
@@ -155,6 +148,6 @@ def _fold(generator: str, factory: Factory, wanted: Mapping[str, int], sampler: 
             if not path.exists():
                 write_shard(path, list(answer(sampler, [factory.make(*name) for name in part], candidates)))
             bar.update(len(part))
-    facts = {"requests": dict(wanted), "candidates": candidates, "threads": THREADS, "sampler": sampler.facts()}
+    facts = {"requests": dict(wanted), "candidates": candidates, "threads": params.threads, "sampler": sampler.facts()}
     write_json(folder / "card.json", facts)
     logger.info("%s, fold %d: %d requests, %d candidates each", generator, factory.fold, len(names), candidates)

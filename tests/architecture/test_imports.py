@@ -37,8 +37,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.diffusion": (*FOUNDATION, *LOOP, "pipeline.masks"),
     "pipeline.generators": (),
     "pipeline.generators.*": (
-        *FOUNDATION, *LOOP, "pipeline.masks", "pipeline.references", "pipeline.generators.protocol", "pipeline.diffusion",
-    ),  # fmt: skip
+        *FOUNDATION,
+        *LOOP,
+        "pipeline.masks",
+        "pipeline.references",
+        "pipeline.generators.protocol",
+        "pipeline.diffusion",
+    ),
     "pipeline.generators.protocol": (*FOUNDATION, "pipeline.references"),
 }
 

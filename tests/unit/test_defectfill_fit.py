@@ -129,9 +129,7 @@ def test_noise_is_added_to_latents_not_to_pixels(concept, monkeypatch):
     made, batch, _, _ = concept
     shapes = []
     add_noise = made.pipe.scheduler.add_noise
-    monkeypatch.setattr(
-        made.pipe.scheduler, "add_noise", lambda z, *rest: shapes.append(tuple(z.shape)) or add_noise(z, *rest)
-    )
+    monkeypatch.setattr(made.pipe.scheduler, "add_noise", lambda z, *rest: shapes.append(tuple(z.shape)) or add_noise(z, *rest))
     losses_of(made, batch, fit_params())
     assert shapes == [(2, 4, SIDE // 2, SIDE // 2)]
 

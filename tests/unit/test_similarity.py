@@ -58,7 +58,7 @@ def candidates(*values: int, changed: np.ndarray | None = None) -> Candidates:
 
 
 def judge(bound: float = 90.0, keep: int = 1) -> Judge:
-    params = SelectParams(perceptual="base", keep_per_request=keep, min_changed_share=0.1, outlier_quantile=0.99)
+    params = SelectParams(threads=1, perceptual="base", keep_per_request=keep, min_changed_share=0.1, outlier_quantile=0.99)
     return Judge(BY_GREY, bound, params)
 
 

@@ -62,9 +62,7 @@ class CopyPasteSampler:
     def _paste(self, request: Request) -> Synthetic:
         side = len(request.clean)
         source = self._references[request.reference].image
-        moved = cv2.warpAffine(
-            source, request.affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-        )
+        moved = cv2.warpAffine(source, request.affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
         change = moved.astype(np.float32) - request.clean.astype(np.float32)
         image = apply_change(request.clean, change, request.mask, self._feather_px)
         # The rim outside the mask only hides the seam: what was pasted is the mask, where it differs from what was there.

@@ -1,5 +1,8 @@
 """Recording how much each pixel attends to one token, with gradient, beside the fused attention the UNet already uses."""
 
+# diffusers and transformers annotate configs, outputs and optional parts more narrowly than they behave.
+# pyright: reportArgumentType=false, reportOptionalCall=false, reportOptionalSubscript=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -42,9 +45,7 @@ class AttentionRecorder:
         if len(self._maps) != len(self.layers):
             raise RuntimeError(f"{len(self._maps)} attention maps were recorded, expected {len(self.layers)}")
 
-    def _attend(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: object
-    ) -> Tensor:
+    def _attend(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: object) -> Tensor:
         """Cross-attention of (B, N, C) queries to (B, L, D) tokens, equal to the fused processor's output."""
         assert encoder_hidden_states is not None, "installed on cross-attention only"
         batch = len(hidden_states)

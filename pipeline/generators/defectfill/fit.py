@@ -68,7 +68,7 @@ def losses_of(concept: Concept, batch: Batch, params: DefectFillParams) -> dict[
         true_background = masked_background(pipe.vae, batch.images, batch.masks)
         random_background = masked_background(pipe.vae, batch.images, batch.random_masks)
     noise = torch.randn_like(latents)
-    times = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),))
+    times = torch.randint(0, scheduler.config["num_train_timesteps"], (len(latents),))
     noisy, target = scheduler.add_noise(latents, noise, times), training_target(scheduler, latents, noise, times)
     mask, random_mask = latent_mask(batch.masks, latents), latent_mask(batch.random_masks, latents)
     texts = pipe.text_encoder(torch.cat([concept.ids[d] for d in batch.defects])).last_hidden_state
@@ -76,9 +76,7 @@ def losses_of(concept: Concept, batch: Batch, params: DefectFillParams) -> dict[
     defect = defect_loss(predicted, target, mask, params.reduction)
     columns = torch.tensor([concept.columns[d] for d in batch.defects])
     with concept.recorder.recording(columns) as maps:
-        predicted = pipe.unet(
-            unet_input(noisy, random_mask, random_background), times, encoder_hidden_states=texts[1::2]
-        ).sample
+        predicted = pipe.unet(unet_input(noisy, random_mask, random_background), times, encoder_hidden_states=texts[1::2]).sample
     whole = object_loss(predicted, target, mask, params.background_weight, params.reduction)
     attention = attention_loss(maps, mask, params.attention_norm)
     total = params.weight_defect * defect + params.weight_object * whole + params.weight_attention * attention
@@ -88,9 +86,10 @@ def losses_of(concept: Concept, batch: Batch, params: DefectFillParams) -> dict[
 def fit(job: FitJob, out: Path) -> History:
     """Train LoRA and token rows on the references and write the concept into `out`."""
     params: DefectFillParams = job.params
+    torch.set_num_threads(params.threads)
     torch.manual_seed(job.seed)
     pipe = load_pipeline(job.base)
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    side = pipe.unet.config["sample_size"] * pipe.vae_scale_factor
     source = BatchSource(job.references, params, side)
     token_ids = add_tokens(pipe, source.defects)
     groups = add_lora(pipe, params, list(token_ids.values()))

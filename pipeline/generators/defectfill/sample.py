@@ -40,7 +40,7 @@ class DefectFillSampler:
         prompts = load_concept(self._pipe, fitted)
         self._pipe.unet.eval()
         self._pipe.text_encoder.eval()
-        self._side = self._pipe.unet.config.sample_size * self._pipe.vae_scale_factor
+        self._side = self._pipe.unet.config["sample_size"] * self._pipe.vae_scale_factor
         self._texts = {defect: self._text(prompt) for defect, prompt in prompts.items()}
         self._empty = self._text("")
         plain = json.loads((fitted / CARD).read_text(encoding="utf-8"))["plain_prompt"]
@@ -69,7 +69,7 @@ class DefectFillSampler:
     def _compose(self, request: Request, change: NDArray[np.float32]) -> Synthetic:
         side = len(request.clean)
         if side != self._side:
-            change = cv2.resize(change, (side, side), interpolation=cv2.INTER_CUBIC)
+            change = cv2.resize(change, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32, copy=False)
         if (request.clean == request.clean[..., :1]).all():
             # A grey photo stays grey: colour noise of the decoder would give synthetic crops away.
             change = np.repeat(change.mean(axis=2, keepdims=True), 3, axis=2)
