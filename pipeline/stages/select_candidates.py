@@ -29,6 +29,10 @@ REAL_COMPARISONS = 4
 REAL_CROP_SCALE, REAL_MIN_PX = 3.0, 32
 
 
+class NothingKeptError(ValueError):
+    """No candidate of a fold passed the guards."""
+
+
 @dataclass
 class Tally:
     """What became of the candidates of a fold: reasons of rejection, scores and label overlap of the kept ones."""
@@ -67,6 +71,11 @@ def select_candidates(params: SelectParams, data: Path, generator: str, out: Pat
             shards = sorted((data / "candidates" / generator / fold_name(fold)).glob("shard-*.tar"))
             tally, folder = Tally(), building / fold_name(fold)
             kept = list(_kept(shards, {s.id: s for s in samples}, judge, tally, (train, folder)))
+            if not kept:
+                raise NothingKeptError(
+                    f"{generator}, fold {fold}: none of the candidates survived ({dict(tally.rejected)}); fit the concept longer "
+                    "(learn_concept), or lower select.min_changed_share"
+                )
             write_manifest(folder, [replace(s, fold=fold) for s in kept])
             write_json(folder / "card.json", _facts(judge, tally))
             logger.info("%s, fold %d: kept %d, rejected %s", generator, fold, len(kept), dict(tally.rejected))
@@ -82,12 +91,18 @@ def _kept(
             clean = by_id[entry.request.clean]
             photo = read_rgb(train / clean.image)
             crop = read_window(photo, entry.request.window)
-            places = choose(entry, crop, judge, tally)
+            places = choose(visible(entry, photo), crop, judge, tally)
             if not places:
                 tally.unanswered.append(entry.request.id)
             for rank, place in enumerate(places):
                 tally.kept[entry.request.defect] += 1
                 yield _write(entry, (place, rank), photo, clean, folder)
+
+
+def visible(entry: Candidates, photo: Picture) -> Candidates:
+    """The entry with its masks cut to the photo: beyond its border a window holds only reflection, which is never pasted."""
+    inside = read_mask_window(np.ones(photo.shape[:2], bool), entry.request.window)
+    return replace(entry, mask=entry.mask & inside, changed=tuple(changed & inside for changed in entry.changed))
 
 
 def choose(entry: Candidates, clean: Picture, judge: Judge, tally: Tally) -> list[int]:
@@ -100,8 +115,8 @@ def choose(entry: Candidates, clean: Picture, judge: Judge, tally: Tally) -> lis
     scores = masked_distance(judge.net, list(entry.images), [clean] * count, [entry.mask] * count)
     passing: list[int] = []
     for index, changed in enumerate(entry.changed):
-        share = (changed & entry.mask).sum() / entry.mask.sum()
-        if share < judge.params.min_changed_share:
+        share = (changed & entry.mask).sum() / max(1, entry.mask.sum())
+        if not changed.any() or share < judge.params.min_changed_share:
             tally.rejected["changed too little of the mask"] += 1
         elif scores[index] > judge.bound:
             tally.rejected["beyond real defects (artefact)"] += 1

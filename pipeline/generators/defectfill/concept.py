@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionInpaintPipeline
@@ -99,14 +100,19 @@ def save_concept(pipe: StableDiffusionInpaintPipeline, token_ids: dict[str, int]
             get_peft_model_state_dict(text, adapter_name=LORA_NAME, save_embedding_layers=False)
         ),
         # Without it the loader takes alpha = rank, and the concept is scaled wrongly.
-        unet_lora_adapter_metadata=unet.peft_config[LORA_NAME].to_dict(),
-        text_encoder_lora_adapter_metadata=text.peft_config[LORA_NAME].to_dict(),
+        unet_lora_adapter_metadata=_ordered(unet.peft_config[LORA_NAME].to_dict()),
+        text_encoder_lora_adapter_metadata=_ordered(text.peft_config[LORA_NAME].to_dict()),
     )
     rows = text.get_input_embeddings().weight.detach()
     (out / "tokens").mkdir(parents=True, exist_ok=True)
     for defect, row in token_ids.items():
         token = token_of(defect)
         save_file({token: rows[row].clone()}, out / "tokens" / f"{token.strip('<>')}.safetensors")
+
+
+def _ordered(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Sets as sorted lists: the order of a set of strings differs from process to process, and would enter the file."""
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in metadata.items()}
 
 
 def load_concept(pipe: StableDiffusionInpaintPipeline, fitted: Path) -> dict[str, str]:
