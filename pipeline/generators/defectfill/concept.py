@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from pipeline.params import DefectFillParams
 
 CARD = "card.json"
+LORA_FILE = "pytorch_lora_weights.safetensors"
 LORA_NAME = "default"
 UNET_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 TEXT_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
@@ -103,6 +105,7 @@ def save_concept(pipe: StableDiffusionInpaintPipeline, token_ids: dict[str, int]
         unet_lora_adapter_metadata=_ordered(unet.peft_config[LORA_NAME].to_dict()),
         text_encoder_lora_adapter_metadata=_ordered(text.peft_config[LORA_NAME].to_dict()),
     )
+    sort_header(out / LORA_FILE)
     rows = text.get_input_embeddings().weight.detach()
     (out / "tokens").mkdir(parents=True, exist_ok=True)
     for defect, row in token_ids.items():
@@ -113,6 +116,17 @@ def save_concept(pipe: StableDiffusionInpaintPipeline, token_ids: dict[str, int]
 def _ordered(metadata: dict[str, Any]) -> dict[str, Any]:
     """Sets as sorted lists: the order of a set of strings differs from process to process, and would enter the file."""
     return {name: sorted(value) if isinstance(value, set) else value for name, value in metadata.items()}
+
+
+def sort_header(path: Path) -> None:
+    """Rewrite a safetensors file with its header's keys sorted: the library writes several metadata entries in random order."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + length :])
+    temporary.replace(path)
 
 
 def load_concept(pipe: StableDiffusionInpaintPipeline, fitted: Path) -> dict[str, str]:
