@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # Before any library reads them: no telemetry, no look-ups, as in the Makefile.
+# Hub look-ups fail at once instead of after minutes of retries.
 os.environ.update(
+    HF_HUB_OFFLINE="1",
     DVC_NO_ANALYTICS="1",
     DO_NOT_TRACK="1",
     NO_ALBUMENTATIONS_UPDATE="1",

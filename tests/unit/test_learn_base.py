@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
+
+from pipeline.diffusion.components import BaseModelError, load_pipeline, small_pipeline
+from pipeline.diffusion.denoise import Conditions, Trajectory, inpaint
+from pipeline.diffusion.tokenizer import small_tokenizer
+from pipeline.images import write_png
+from pipeline.params import LearnBaseParams
+from pipeline.records import DatasetCard, Sample, write_card, write_manifest
+from pipeline.stages.learn_base import NoGoodImagesError, learn_base
+from tests.conftest import ROOT
+from tests.diffusion_toy import SIDE, write_base
+
+
+def params(**changes: object) -> LearnBaseParams:
+    section = yaml.safe_load((ROOT / "params.yaml").read_text())["learn_base"]
+    small = {"crop_px": 32, "crop_side_px": (24, 40), "threads": 1}
+    steps = {"vae": {"steps": 2, "batch": 2, "lr": 1e-3}, "unet": {"steps": 2, "batch": 2, "lr": 1e-3}}
+    return LearnBaseParams.model_validate(section | small | steps | changes)
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two folds with one good photo each."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "train"
+    samples = []
+    for fold in (0, 1):
+        photo = np.random.default_rng(fold).integers(60, 200, (48, 56, 3)).astype(np.uint8)
+        write_png(folder / f"images/good-{fold}.png", photo)
+        samples.append(Sample(f"good-{fold}", f"images/good-{fold}.png", None, None, f"p{fold}", "train", fold))
+    write_manifest(folder, samples)
+    write_card(folder, DatasetCard("toy", "folder", ("hole",), 1, {}, (0, 1), "mask"))
+    return folder
+
+
+def test_a_trained_base_is_a_stock_inpainting_pipeline(train: Path, tmp_path: Path):
+    learn_base(params(), train, tmp_path / "base")
+    pipe = StableDiffusionInpaintPipeline.from_pretrained(
+        tmp_path / "base" / "fold-1", safety_checker=None, requires_safety_checker=False
+    )
+    pipe.set_progress_bar_config(disable=True)
+    image, mask = torch.rand(1, 3, 32, 32), torch.zeros(1, 1, 32, 32)
+    mask[..., 8:20, 8:20] = 1
+    result = pipe("A photo of a surface", image=image, mask_image=mask, num_inference_steps=2, height=32, width=32)
+    assert result.images[0].size == (32, 32)
+
+
+def test_a_folder_as_source_is_taken_over_for_every_fold(train: Path, tmp_path: Path):
+    base = write_base(tmp_path / "given")
+    learn_base(params(source=str(base)), train, tmp_path / "base")
+    first, second = (load_pipeline(tmp_path / "base" / f"fold-{fold}") for fold in (0, 1))
+    given = load_pipeline(base)
+    for name, weight in given.unet.state_dict().items():
+        assert torch.equal(weight, first.unet.state_dict()[name]) and torch.equal(weight, second.unet.state_dict()[name])
+
+
+def test_a_source_that_is_nowhere_is_named_with_the_ways_out(train: Path, tmp_path: Path):
+    with pytest.raises(BaseModelError, match=r"no inpainting pipeline 'no/where'.*learn_base.source"):
+        learn_base(params(source="no/where"), train, tmp_path / "base")
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_pipeline_that_cannot_inpaint_is_refused(tmp_path: Path):
+    pipe = small_pipeline(SIDE, seed=0)
+    config = {**pipe.unet.config, "in_channels": 4}
+    pipe.register_modules(unet=UNet2DConditionModel.from_config(config))
+    pipe.save_pretrained(tmp_path / "plain")
+    with pytest.raises(BaseModelError, match="takes 4 channels, an inpainting UNet takes 9"):
+        load_pipeline(tmp_path / "plain")
+
+
+def test_without_good_photos_there_is_nothing_to_learn(train: Path, tmp_path: Path):
+    write_manifest(train, [])
+    with pytest.raises(NoGoodImagesError, match="fold 0: no good train photo"):
+        learn_base(params(), train, tmp_path / "base")
+
+
+def test_words_of_our_prompts_are_one_token_each():
+    tokenizer = small_tokenizer()
+    assert tokenizer.tokenize("A photo of a surface") == ["a</w>", "photo</w>", "of</w>", "a</w>", "surface</w>"]
+    assert tokenizer.decode(tokenizer("qz 7", add_special_tokens=False).input_ids).strip() == "qz 7"
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_latents_outside_the_mask_come_back_exactly(guidance: float):
+    pipe = small_pipeline(SIDE, seed=0)
+    torch.manual_seed(0)
+    clean, mask = torch.randn(2, 4, 16, 16), torch.zeros(2, 1, 16, 16)
+    mask[:, :, 4:9, 5:11] = 1
+    text = torch.randn(2, 24, 64)
+    given = Conditions(clean, mask, clean, text, torch.zeros_like(text))
+    result = inpaint(pipe.unet.eval(), pipe.scheduler, given, torch.randn_like(clean), Trajectory(4, guidance, 0.75))
+    keep = mask.expand_as(clean) == 0
+    assert torch.equal(result[keep], clean[keep]) and not torch.equal(result, clean)
