@@ -37,16 +37,22 @@ def mask_bounds(mask: Mask) -> tuple[int, int, int, int]:
 
 
 def window_around(mask: Mask, scale: float, min_px: int) -> Window:
-    """The square centred on the mask whose side is `scale` times the mask's longer side.
+    """The square centred on the mask whose side is `scale` times the mask's longer side, moved inside the photo where it fits.
 
-    The side is at least `min_px`, and at most the photo's longer side unless the mask itself needs more: beyond the photo
-    there is only reflection, which teaches and shows nothing.
+    The side is at least `min_px`, and at most the photo's shorter side unless the mask itself needs more. Beyond the photo
+    there is only reflection, and a generator would learn a break at an edge as a shape with its own mirror image.
     """
     x0, y0, x1, y1 = mask_bounds(mask)
     longest = max(x1 - x0, y1 - y0)
     side = max(min_px, round(longest * scale))
-    side = max(min(side, max(mask.shape)), round(longest * 1.1))
-    return Window((x0 + x1 - side) // 2, (y0 + y1 - side) // 2, side)
+    side = max(min(side, min(mask.shape)), round(longest * 1.1))
+    height, width = mask.shape
+    return Window(_inside((x0 + x1 - side) // 2, side, width), _inside((y0 + y1 - side) // 2, side, height), side)
+
+
+def _inside(start: int, side: int, length: int) -> int:
+    """A start from which `side` pixels fit into `length`; centred on it where they do not."""
+    return min(max(start, 0), length - side) if side <= length else (length - side) // 2
 
 
 def read_window(photo: Picture, window: Window) -> Picture:

@@ -41,10 +41,15 @@ def test_window_has_a_least_side():
 
 
 def test_window_does_not_outgrow_the_photo_unless_the_mask_does():
-    mask = mask_with((60, 100), slice(0, 60), slice(10, 90))
-    assert window_around(mask, 4.0, 8).side == 100
-    whole = np.ones((60, 100), bool)
-    assert window_around(whole, 4.0, 8).side == 110
+    mask = mask_with((60, 100), slice(0, 20), slice(80, 100))
+    assert window_around(mask, 4.0, 8) == Window(40, 0, 60)
+    wide = mask_with((60, 100), slice(0, 60), slice(10, 90))
+    assert window_around(wide, 4.0, 8) == Window(6, -14, 88)
+
+
+def test_window_at_an_edge_is_moved_inside():
+    mask = mask_with((100, 100), slice(0, 10), slice(95, 100))
+    assert window_around(mask, 3.0, 8) == Window(70, 0, 30)
 
 
 def test_reading_beyond_the_border_reflects_and_masks_are_empty_there():

@@ -51,7 +51,7 @@ class DefectFillSampler:
         waiting = iter(requests)
         while group := list(islice(waiting, self._job.micro_batch)):
             pictures = np.stack([resize_picture(request.clean, self._side) for request, _ in group])
-            masks = np.stack([_not_empty(paint_mask(request.mask, self._side)) for request, _ in group])
+            masks = np.stack([_painted(request.mask, self._side) for request, _ in group])
             texts = torch.cat([self._texts[request.defect] for request, _ in group])
             changes = self._changes(pictures, masks, texts, [seed for _, seed in group])
             for (request, _), change in zip(group, changes, strict=True):
@@ -122,9 +122,10 @@ class DefectFillSampler:
         return float(np.quantile(np.concatenate(sizes), CHANGE_QUANTILE))
 
 
-def _not_empty(mask: Mask) -> Mask:
-    """The mask, or its middle pixel where a thin mask has vanished at the model's size: windows are centred on masks."""
-    if not mask.any():
-        mask = mask.copy()
-        mask[len(mask) // 2, len(mask) // 2] = True
-    return mask
+def _painted(mask: Mask, side: int) -> Mask:
+    """The mask at the network's size, or the pixel below its middle where it is so thin that it has vanished."""
+    painted = paint_mask(mask, side)
+    if not painted.any():
+        y, x = (np.argwhere(mask).mean(axis=0) * side / len(mask)).astype(int)
+        painted[y, x] = True
+    return painted
