@@ -11,12 +11,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 # Read when torch loads. Waiting threads otherwise spin, and where cores are busy a step takes a hundred times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pipeline.params import (
+    SECTIONS,
     LabelParams,
     LearnBaseParams,
     LearnConceptParams,
@@ -80,15 +80,6 @@ def _report(args: argparse.Namespace) -> None:
     report(load_section("report", ReportParams), DATA, Path("reports"))
 
 
-SECTIONS: dict[str, type[Any]] = {
-    "prepare": PrepareParams,
-    "learn_base": LearnBaseParams,
-    "learn_concept": LearnConceptParams,
-    "synthesize": SynthesizeParams,
-    "select": SelectParams,
-    "label": LabelParams,
-    "report": ReportParams,
-}
 STAGES: dict[str, Callable[[argparse.Namespace], None]] = {
     "prepare": _prepare,
     "learn_base": _learn_base,

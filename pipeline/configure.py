@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -10,22 +9,12 @@ from typing import Any, get_args
 
 from ruamel.yaml import YAML
 
-from pipeline import params as models
-from pipeline.params import ParamsError, PrepareParams, Section, parse_section
+from pipeline.params import SECTIONS, ParamsError, PrepareParams, nearest, parse_section
 from pipeline.records import write_text
 
 DRAWN = "pipeline/procedural"
 """Source of layout `sample`: the code that draws it, so that DVC reruns when it changes."""
 LAYOUTS: tuple[str, ...] = get_args(PrepareParams.model_fields["layout"].annotation)
-SECTIONS: dict[str, type[Section]] = {
-    "prepare": PrepareParams,
-    "learn_base": models.LearnBaseParams,
-    "learn_concept": models.LearnConceptParams,
-    "synthesize": models.SynthesizeParams,
-    "select": models.SelectParams,
-    "label": models.LabelParams,
-    "report": models.ReportParams,
-}
 
 
 def configure(path: Path, profile: str | None, data: str | None, layout: str | None, *, skip_invalid: bool) -> list[str]:
@@ -84,16 +73,11 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", _plain(item)
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"; nearest valid name: {close[0]!r}" if close else ""
-
-
 def _profile_path(root: Path, name: str) -> Path:
     folder = root / "profiles"
     known = sorted(file.stem for file in folder.glob("*.yaml"))
     if name not in known:
-        raise ParamsError(f"no profile {name!r} in profiles/{_nearest(name, known)}")
+        raise ParamsError(f"no profile {name!r} in profiles/{nearest(name, known)}")
     return folder / f"{name}.yaml"
 
 
@@ -101,7 +85,7 @@ def _merge(target: Any, changes: Mapping[str, Any], where: str) -> None:
     """Overwrite the leaves of `target` that `changes` names; a name `target` lacks is refused."""
     for key, value in changes.items():
         if key not in target:
-            raise ParamsError(f"{where}{key}: unknown parameter{_nearest(str(key), list(map(str, target)))}")
+            raise ParamsError(f"{where}{key}: unknown parameter{nearest(str(key), list(map(str, target)))}")
         if isinstance(target[key], Mapping) != isinstance(value, Mapping):
             kinds = "a group of parameters" if isinstance(target[key], Mapping) else "one value"
             raise ParamsError(f"{where}{key}: expected {kinds}, got {_plain(value)!r}")
@@ -114,7 +98,7 @@ def _merge(target: Any, changes: Mapping[str, Any], where: str) -> None:
 def _set_source(prepare: Any, root: Path, data: str | None, layout: str | None, *, skip_invalid: bool) -> None:
     """Write source, layout and skip_invalid into the section of `prepare`."""
     if layout is not None and layout not in LAYOUTS:
-        raise ParamsError(f"unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}{_nearest(layout, list(LAYOUTS))}")
+        raise ParamsError(f"unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}{nearest(layout, list(LAYOUTS))}")
     if data is None and layout not in (None, "sample"):
         raise ParamsError(f"layout {layout!r} needs a folder of photos: give DATA=<folder> (--data) as well")
     if data is not None and layout is None:

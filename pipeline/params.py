@@ -168,10 +168,22 @@ class ReportParams(Section):
     gallery_rows: int = Field(ge=1)
 
 
+SECTIONS: dict[str, type[Section]] = {
+    "prepare": PrepareParams,
+    "learn_base": LearnBaseParams,
+    "learn_concept": LearnConceptParams,
+    "synthesize": SynthesizeParams,
+    "select": SelectParams,
+    "label": LabelParams,
+    "report": ReportParams,
+}
+"""The stages of `pipeline` and the models of their sections, in the order of the flow."""
+
 _S = TypeVar("_S", bound=Section)
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str]) -> str:
+    """End of an error message: the valid name most like a wrong one."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return f"; nearest valid name: {close[0]!r}" if close else ""
 
@@ -200,7 +212,7 @@ def parse_section(model: type[_S], name: str, value: Any) -> _S:
         for fault in error.errors():
             where = ".".join([name, *map(str, fault["loc"])])
             if fault["type"] == "extra_forbidden":
-                hint = _nearest(str(fault["loc"][-1]), _field_names(model, fault["loc"]))
+                hint = nearest(str(fault["loc"][-1]), _field_names(model, fault["loc"]))
                 faults.append(f"{where}: unknown parameter{hint}")
             else:
                 faults.append(f"{where}: {fault['msg']} (got {fault.get('input')!r})")
@@ -215,5 +227,5 @@ def load_section(name: str, model: type[_S], path: Path = Path("params.yaml")) -
     """
     document: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if name not in document:
-        raise ParamsError(f"{path}: no section {name!r}{_nearest(name, list(document))}")
+        raise ParamsError(f"{path}: no section {name!r}{nearest(name, list(document))}")
     return parse_section(model, name, document[name])

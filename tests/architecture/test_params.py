@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from detectors.params import EvaluateParams, TrainParams
-from pipeline.configure import SECTIONS as PIPELINE
+from pipeline.params import SECTIONS as PIPELINE
 from pipeline.params import ParamsError, Section, parse_section
 from tests.conftest import ROOT
 
@@ -46,12 +46,6 @@ def leaves(value: Any, prefix: str = "") -> set[str]:
 
 def test_every_section_has_one_model_and_every_model_a_section():
     assert set(DOCUMENT) == set(MODELS)
-
-
-def test_the_command_line_reads_the_same_sections():
-    from pipeline.__main__ import SECTIONS
-
-    assert SECTIONS == PIPELINE
 
 
 @pytest.mark.parametrize(("keys", "model"), GROUPS, ids=[".".join(keys) for keys, _ in GROUPS])
