@@ -16,7 +16,10 @@ import yaml
 
 from pipeline.images import read_mask, read_rgb
 from pipeline.labels.coco import decode_mask
+from pipeline.masks.composite import feathered
+from pipeline.masks.crops import paste_window
 from pipeline.records import read_manifest
+from pipeline.shards import read_shard
 from tests.conftest import ROOT
 
 CHANGES = {
@@ -96,15 +99,21 @@ def digests(folder: Path) -> dict[str, str]:
 def test_synthetic_photos_equal_the_clean_ones_outside_the_request(done: Path):
     train = done / "data" / "prepared" / "train"
     clean = {sample.id: sample for sample in read_manifest(train, 0)}
+    feather_px = yaml.safe_load((done / "params.yaml").read_text())["synthesize"]["feather_px"]
     for generator in GENERATORS:
         folder = done / "data" / "selected" / generator / "fold-0"
         made = read_manifest(folder)
-        assert 0 < len(made) <= 8
+        shards = (done / "data" / "candidates" / generator / "fold-0").glob("shard-*.tar")
+        requests = {entry.request.id: entry for shard in shards for entry in read_shard(shard)}
+        assert 0 < len(made) <= len(requests) == 8
         for sample in made:
             before, after = read_rgb(train / clean[sample.parents[0]].image), read_rgb(folder / sample.image)
             changed = (before != after).any(axis=2)
             label = read_mask(folder / str(sample.mask))
             assert not (label & ~changed).any(), "a label pixel that did not change"
+            entry, allowed = requests[sample.id.rsplit("-", 1)[0]], np.zeros(changed.shape, bool)
+            paste_window(allowed, feathered(entry.mask, feather_px) > 0, entry.request.window)
+            assert not (changed & ~allowed).any(), "a pixel outside the mask and its feather changed"
             assert sample.origin == "synthetic" and sample.fold == 0
 
 
