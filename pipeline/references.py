@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from pipeline.images import Mask, Picture, read_mask, read_rgb
-from pipeline.records import Sample
+from pipeline.records import Box, Sample
+
+JOIN_PX, MIN_AREA_PX = 4, 9
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A real defect of the train split: (H, W, 3) photo and (H, W) mask of one type on it."""
+    """One real defect of the train split: (H, W, 3) photo, (H, W) mask of this defect alone; id `<sample>#<number>`."""
 
     id: str
     defect: str
@@ -25,9 +30,41 @@ def reference_samples(samples: Sequence[Sample]) -> list[Sample]:
     return [s for s in samples if s.split == "train" and not s.is_good and s.mask is not None]
 
 
+def instances(mask: Mask, boxes: Sequence[Box] | None) -> list[Mask]:
+    """Single defects of an (H, W) mask: one a drawn box, else one a group of pixels that lie within `2 * JOIN_PX` of each other.
+
+    A mask of several defects would be cropped as one, most of it background, and each of them tiny. Specks below `MIN_AREA_PX`
+    are left out, unless nothing else is there.
+    """
+    if boxes is not None:
+        found = [_inside(mask, box) for box in boxes]
+    else:
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * JOIN_PX + 1,) * 2)
+        count, names = cv2.connectedComponents(cv2.dilate(mask.astype(np.uint8), kernel), connectivity=8)
+        found = [mask & (names == name) for name in range(1, count)]
+    large = [one for one in found if one.sum() >= MIN_AREA_PX]
+    return large or sorted(found, key=lambda one: -int(one.sum()))[:1]
+
+
+def _inside(mask: Mask, box: Box) -> Mask:
+    x0, y0, x1, y1 = (round(edge) for edge in box)
+    part = np.zeros_like(mask)
+    part[max(0, y0) : y1, max(0, x0) : x1] = mask[max(0, y0) : y1, max(0, x0) : x1]
+    return part
+
+
+def sample_of(reference_id: str) -> str:
+    """Id of the sample a reference was cut from."""
+    return reference_id.rsplit("#", 1)[0]
+
+
 def read_references(train: Path, samples: Sequence[Sample]) -> list[Reference]:
-    """Photos and masks of the references, in manifest order."""
-    return [
-        Reference(s.id, str(s.defect), read_rgb(train / s.image), read_mask(train / str(s.mask)))
-        for s in reference_samples(samples)
-    ]
+    """Every single defect of the references, in manifest order; those of one photo share its pixels."""
+    references: list[Reference] = []
+    for sample in reference_samples(samples):
+        image, mask = read_rgb(train / sample.image), read_mask(train / str(sample.mask))
+        references += [
+            Reference(f"{sample.id}#{number}", str(sample.defect), image, one)
+            for number, one in enumerate(instances(mask, sample.boxes))
+        ]
+    return references

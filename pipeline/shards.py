@@ -24,7 +24,7 @@ class RequestRecord:
         id: Id of the request.
         defect: Type.
         clean: Id of the good sample.
-        reference: Id of the reference sample whose mask was warped.
+        reference: Id of the reference (one defect of a sample) whose mask was warped.
         window: The crop in pixels of the clean photo.
     """
 

@@ -16,7 +16,7 @@ from pipeline.images import Picture, read_rgb, write_png
 from pipeline.masks.crops import paste_window, read_mask_window, read_window, window_around
 from pipeline.params import SelectParams
 from pipeline.records import Sample, fold_name, good_samples, read_card, read_manifest, write_json, write_manifest
-from pipeline.references import read_references
+from pipeline.references import read_references, sample_of
 from pipeline.runlog import whole_folder
 from pipeline.seeds import derive_seed
 from pipeline.shards import Candidates, read_shard
@@ -151,7 +151,7 @@ def _write(entry: Candidates, place: tuple[int, int], photo: Picture, clean: Sam
         part_id=clean.part_id,
         split="train",
         origin="synthetic",
-        parents=(clean.id, request.reference),
+        parents=(clean.id, sample_of(request.reference)),
     )
 
 

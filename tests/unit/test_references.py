@@ -1,0 +1,45 @@
+import numpy as np
+
+from pipeline.images import write_png
+from pipeline.records import Sample
+from pipeline.references import instances, read_references, sample_of
+
+
+def spots(*places: tuple[int, int]) -> np.ndarray:
+    """Squares of 4 x 4 pixels at (y, x)."""
+    mask = np.zeros((60, 80), bool)
+    for y, x in places:
+        mask[y : y + 4, x : x + 4] = True
+    return mask
+
+
+def test_far_spots_are_two_defects_and_near_ones_are_one():
+    first, second = instances(spots((5, 5), (5, 40)), None)
+    assert (first == spots((5, 5))).all() and (second == spots((5, 40))).all()
+    # 6 pixels lie between them, less than twice the joining radius.
+    (both,) = instances(spots((5, 5), (5, 15)), None)
+    assert both.sum() == 32
+
+
+def test_drawn_boxes_decide_where_there_are_any():
+    one, other = instances(spots((5, 5), (5, 15)), ((4.0, 4.0, 10.0, 10.0), (14.0, 4.0, 20.0, 10.0)))
+    assert (one == spots((5, 5))).all() and (other == spots((5, 15))).all()
+
+
+def test_specks_are_left_out_unless_they_are_all_there_is():
+    mask = spots((5, 5))
+    mask[40, 40] = True
+    assert len(instances(mask, None)) == 1
+    speck = np.zeros((60, 80), bool)
+    speck[40, 40] = True
+    assert [one.sum() for one in instances(speck, None)] == [1]
+
+
+def test_references_are_single_defects_of_train_samples(tmp_path):
+    write_png(tmp_path / "a.png", np.zeros((60, 80, 3), np.uint8))
+    write_png(tmp_path / "m.png", spots((5, 5), (5, 40)))
+    used = Sample("a", "a.png", "m.png", "hole", "p", "train")
+    beyond = Sample("b", "a.png", "m.png", "hole", "q", "unused")
+    found = read_references(tmp_path, [used, beyond, Sample("g", "a.png", None, None, "r", "train")])
+    assert [r.id for r in found] == ["a#0", "a#1"] and sample_of("a#1") == "a"
+    assert found[0].image is found[1].image
