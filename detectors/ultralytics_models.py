@@ -16,16 +16,22 @@ import cv2
 import numpy as np
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor, nn
 
 _ROOT = Path(__file__).resolve().parents[1]
 os.environ.update(YOLO_OFFLINE="1", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
 os.environ.setdefault("YOLO_CONFIG_DIR", str(_ROOT / ".ultralytics"))
 
+# The library replaces both for the whole process; ours should read and write as everywhere else.
+_OPEN, _SAVE = Image.open, torch.save
+
 import torchvision  # noqa: E402, F401  (its exact NMS is used only if it is imported before)
 from ultralytics.nn.tasks import RTDETRDetectionModel, SegmentationModel  # noqa: E402
 from ultralytics.utils.nms import non_max_suppression  # noqa: E402
 from ultralytics.utils.ops import process_mask, xywh2xyxy  # noqa: E402
+
+Image.open, torch.save = _OPEN, _SAVE
 
 from detectors.datasets import Target  # noqa: E402
 from detectors.letterbox import resize  # noqa: E402
