@@ -7,7 +7,7 @@ import pytest
 from tests.architecture.source_graph import Module, first_party, modules, third_party
 
 FOUNDATION = ("pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params")
-LOOP = ("pipeline.training", "pipeline.runlog")
+LOOP = ("pipeline.training", "pipeline.runlog", "pipeline.weight_cards")
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "flows": (),
@@ -21,6 +21,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.params": (),
     "pipeline.runlog": ("pipeline.records",),
     "pipeline.training": ("pipeline.seeds",),
+    "pipeline.weight_cards": ("pipeline.records",),
     "pipeline.configure": FOUNDATION,
     "pipeline.procedural": FOUNDATION,
     "pipeline.layouts": (*FOUNDATION, "pipeline.procedural"),
@@ -62,7 +63,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 # Numerics without networks: these run in milliseconds and must import so.
 WITHOUT_TORCH = (
     "pipeline.__main__", "pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params", "pipeline.runlog",
-    "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts", "pipeline.splits", "pipeline.procedural",
+    "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts", "pipeline.splits", "pipeline.procedural",
     "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation", "pipeline.reporting", "pipeline.stages.prepare",
     "pipeline.stages.label", "pipeline.stages.report", "flows",
 )  # fmt: skip
