@@ -63,8 +63,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 # Numerics without networks: these run in milliseconds and must import so.
 WITHOUT_TORCH = (
     "pipeline.__main__", "pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params", "pipeline.runlog",
-    "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts", "pipeline.splits", "pipeline.procedural",
-    "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation", "pipeline.reporting", "pipeline.stages.prepare",
+    "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts", "pipeline.splits",
+    "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation", "pipeline.reporting", "pipeline.stages.prepare",
     "pipeline.stages.label", "pipeline.stages.report", "flows",
 )  # fmt: skip
 
