@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.images import Mask, Picture
-from pipeline.procedural.defects import DEFECTS
-from pipeline.procedural.surfaces import SURFACES, Plane, unit_noise
+from pipeline.procedural.camera import expose
+from pipeline.procedural.factory import DrawingError, add_defect
+from pipeline.procedural.surfaces import SURFACES
 from pipeline.seeds import derive_seed
 
-DEFECT_TYPES = tuple(sorted(DEFECTS))
+DEFECT_TYPES = ("hole", "scratch", "stain")
+FAMILIES = ("brushed_metal", "plain_weave")
 JITTER_PX = 2
 """Largest offset between two photos of one part."""
 TWICE = 0.4
@@ -40,30 +42,19 @@ def draw_sample_set(seed: int, size_px: int, parts_per_type: int, good_parts: in
 def draw_part(seed: int, size_px: int, name: str, defect: str | None) -> list[DrawnPhoto]:
     """The one or two photos of one part; surfaces take turns by the part's number."""
     rng = np.random.default_rng(derive_seed("sample", seed, name))
-    surfaces = list(SURFACES.values())
     canvas = size_px + 2 * JITTER_PX
-    plane = surfaces[int(name.rsplit("-", 1)[1]) % len(surfaces)](rng, canvas)
+    scene = SURFACES[FAMILIES[int(name.rsplit("-", 1)[1]) % len(FAMILIES)]](rng, canvas)
     mask = np.zeros((canvas, canvas), np.bool_)
     if defect is not None:
         for _ in range(1 + (rng.random() < TWO_DEFECTS)):
-            plane, added = DEFECTS[defect](rng, plane)
-            mask |= added
+            added = add_defect(rng, scene, defect, mask)
+            if added is None:
+                raise DrawingError(f"{name}: {defect} found no room at {size_px} px; raise prepare.sample.size_px")
+            scene, mask = added[0], mask | added[1]
     photos: list[DrawnPhoto] = []
     for exposure in range(1 + (rng.random() < TWICE)):
         top, left = (int(v) for v in rng.integers(0, 2 * JITTER_PX + 1, size=2))
         window = np.s_[top : top + size_px, left : left + size_px]
         shown = mask[window] if defect is not None else None
-        photos.append(DrawnPhoto(f"{name}-{'ab'[exposure]}", name, expose(rng, plane[window]), shown, defect))
+        photos.append(DrawnPhoto(f"{name}-{'ab'[exposure]}", name, expose(rng, scene.tone[window]), shown, defect))
     return photos
-
-
-def expose(rng: np.random.Generator, plane: Plane) -> Picture:
-    """Photograph a reflectance: uneven light, gain, gamma and sensor noise, to (H, W) uint8."""
-    size = plane.shape[0]
-    rows, columns = np.mgrid[0:size, 0:size] / size - 0.5
-    angle = rng.uniform(0, 2 * np.pi)
-    light = 1 + rng.uniform(0.05, 0.2) * (rows * np.sin(angle) + columns * np.cos(angle))
-    light += 0.015 * unit_noise(rng, size, (size / 4, size / 4))
-    signal = np.clip(plane, 0.02, 1.2) * light * rng.uniform(0.8, 1.15)
-    grey = 255 * np.clip(signal, 0, 1) ** rng.uniform(0.9, 1.1) + rng.normal(0, 1.5, plane.shape)
-    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
