@@ -1,4 +1,4 @@
-"""`python -m detectors train|evaluate`."""
+"""`python -m detectors train|evaluate|pretrain`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from detectors.arms import UnknownNameError, arm_names, check_name, parse_arm
-from detectors.params import EvaluateParams, TrainParams
+from detectors.params import EvaluateParams, PretrainDetectorParams, TrainParams
 from detectors.protocol import DETECTORS
 from pipeline.params import LabelParams, ParamsError, load_section
 
+PARAMS = Path("params.yaml")
+PRETRAIN_PARAMS = Path("profiles/pretrain.yaml")
+
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m detectors", description="Train a detector in one arm, or score all on test.")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
+    parser = argparse.ArgumentParser(
+        prog="python -m detectors",
+        description="Train a detector in one arm, score all on test, or pre-train what they start from.",
+    )
+    parser.add_argument("--params", type=Path, help="parameter file; default params.yaml, for pretrain profiles/pretrain.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print resolved parameters and counts, then stop")
     # The same options are valid before and after the command; SUPPRESS keeps the sub-parser from resetting them.
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--params", type=Path, help="parameter file")
     common.add_argument("--dry-run", action="store_true", help="print resolved parameters and counts, then stop")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train|evaluate")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train|evaluate|pretrain")
     train = commands.add_parser("train", parents=[common], help="train one detector in one arm, every fold")
     train.add_argument("--detector", required=True, help=", ".join(DETECTORS))
     train.add_argument("--arm", required=True, help=", ".join(arm_names()))
@@ -37,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--models", type=Path, default=Path("data/models"), help="folder of trained models")
     evaluate.add_argument("--test", type=Path, default=Path("data/prepared/test"), help="the test set")
     evaluate.add_argument("--out", type=Path, default=Path("reports/eval"), help="where scores go")
+    pretrain = commands.add_parser("pretrain", parents=[common], help="make the weights of `train.start: embedded`")
+    pretrain.add_argument("--detector", required=True, help=", ".join(DETECTORS))
+    pretrain.add_argument("--out", type=Path, help="default detectors/weights/<detector>")
+    pretrain.add_argument("--work", type=Path, help="checkpoint to resume from; default .work/pretrain-<detector>")
+    pretrain.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the network learns")
     return parser
 
 
@@ -47,7 +58,8 @@ def _say(value: object) -> None:
 def _train(args: argparse.Namespace) -> None:
     check_name(args.detector, DETECTORS, "detector")
     arm = parse_arm(args.arm)
-    params, label = load_section("train", TrainParams, args.params), load_section("label", LabelParams, args.params)
+    file = args.params or PARAMS
+    params, label = load_section("train", TrainParams, file), load_section("label", LabelParams, file)
     labelled = args.labelled or (Path("data/labelled") / arm.generator if arm.generator else None)
     out = args.out or Path("data/models") / args.detector / arm.name
     from detectors.training import image_counts, load_fold, train_arm
@@ -64,7 +76,8 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    params, label = load_section("evaluate", EvaluateParams, args.params), load_section("label", LabelParams, args.params)
+    file = args.params or PARAMS
+    params, label = load_section("evaluate", EvaluateParams, file), load_section("label", LabelParams, file)
     from detectors.evaluate import evaluate, find_models
     from pipeline.runlog import record_run
 
@@ -76,12 +89,33 @@ def _evaluate(args: argparse.Namespace) -> None:
         evaluate(params, label, args.models, args.test, args.out)
 
 
+def _pretrain(args: argparse.Namespace) -> None:
+    check_name(args.detector, DETECTORS, "detector")
+    params = load_section("pretrain_detector", PretrainDetectorParams, args.params or PRETRAIN_PARAMS)
+    out = args.out or Path("detectors/weights") / args.detector
+    work = args.work or Path(".work") / f"pretrain-{args.detector}"
+    if args.dry_run:
+        where = {"out": str(out), "work": str(work), "device": args.device}
+        _say({"pretrain_detector": params.model_dump(mode="json"), **where})
+        return
+    # It runs for long, mostly unwatched: its log is the only sign of life.
+    logging.getLogger("detectors").setLevel(logging.INFO)
+    logging.getLogger("pipeline").setLevel(logging.INFO)
+    from detectors.pretraining import pretrain
+    from pipeline.runlog import record_run
+
+    with record_run(f"pretrain@{args.detector}"):
+        scores = pretrain(params, args.detector, out, work, args.device)
+    kinds = {kind: {k: scores[kind][k] for k in ("map50", "map")} for kind in ("box", "mask") if scores[kind]}
+    _say({"held_out": kinds, "out": str(out)})
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 2 and one sentence on standard error for a fault the user can mend."""
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        {"train": _train, "evaluate": _evaluate}[args.command](args)
+        {"train": _train, "evaluate": _evaluate, "pretrain": _pretrain}[args.command](args)
     except (UnknownNameError, ParamsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

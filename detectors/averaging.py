@@ -32,7 +32,9 @@ class Ema:
         return {"updates": self.updates, "average": self.average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
-        self.updates, self.average = int(state["updates"]), dict(state["average"])
+        self.updates = int(state["updates"])
+        # Checkpoints are read to the CPU; the average stays on the network's device.
+        self.average = {name: value.to(self.average[name].device) for name, value in state["average"].items()}
 
 
 class Best:

@@ -1,10 +1,14 @@
-"""Typed sections `train` and `evaluate` of `params.yaml`."""
+"""Typed sections `train` and `evaluate` of `params.yaml`, and `pretrain_detector` of `profiles/pretrain.yaml`."""
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
-from pipeline.params import Section
+from pipeline.params import Range, Section
+
+Start = Literal["embedded", "scratch"]
 
 
 class DetectorTuning(Section):
@@ -16,6 +20,7 @@ class DetectorTuning(Section):
 class TrainParams(Section):
     """One training; the same for every arm."""
 
+    start: Start
     image_px: int = Field(ge=32, multiple_of=32)
     steps: int = Field(ge=1)
     batch: int = Field(ge=2)
@@ -45,3 +50,43 @@ class EvaluateParams(Section):
     gallery_score: float = Field(ge=0, le=1)
     gallery_images: int = Field(ge=1)
     threads: int = Field(ge=1)
+
+
+class PretrainTuning(Section):
+    """What differs between two detectors in pre-training."""
+
+    steps: int = Field(ge=1)
+    lr_scale: float = Field(gt=0)
+
+
+class DrawingParams(Section):
+    """How drawn photos become training pictures."""
+
+    sides_px: tuple[Annotated[int, Field(ge=64, multiple_of=64)], ...] = Field(min_length=1)
+    pixels_per_step: int = Field(ge=1)
+    zoom: Range
+    mosaic_share: float = Field(ge=0, le=1)
+    narrow_share: float = Field(ge=0, le=1)
+
+
+class PretrainDetectorParams(Section):
+    """One pre-training on drawn defects."""
+
+    seed: int
+    drawing: DrawingParams
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    warmup_steps: int = Field(ge=0)
+    ema_decay: float = Field(ge=0, lt=1)
+    validate_every: int = Field(ge=1)
+    validation_pictures: int = Field(ge=1)
+    min_score: float = Field(ge=0, lt=1)
+    max_detections: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    workers: int = Field(ge=0)
+    rtdetr: PretrainTuning
+    yolo_seg: PretrainTuning
+
+    def tuning(self, detector: str) -> PretrainTuning:
+        """The detector's own sub-section."""
+        return {"rtdetr": self.rtdetr, "yolo_seg": self.yolo_seg}[detector]

@@ -41,16 +41,20 @@ def to_results(found: Found, image_id: int, shrink: Fit) -> list[dict[str, Any]]
     return rows
 
 
-def detect(detector: Detector, network: nn.Module, record: Record, side_px: int, limits: Limits) -> list[dict[str, Any]]:
-    """Detections on one image, alone in its batch: bytes do not depend on grouping, nor memory on the number of photos."""
-    shrink = fit(record.size, side_px)
-    picture = shrink.shrink(read_rgb(record.path))
+def detect(detector: Detector, network: nn.Module, picture: Picture, side_px: int, limits: Limits) -> Found:
+    """Detections on one picture at network scale, alone in its batch: bytes do not depend on grouping, nor memory on numbers."""
+    device = next(network.parameters()).device
     with torch.no_grad():
-        found = detector.decode(network, to_tensor([picture], side_px), limits)
-    return to_results(found[0], record.image_id, shrink)
+        return detector.decode(network, to_tensor([picture], side_px).to(device), limits)[0]
+
+
+def _detect_photo(detector: Detector, network: nn.Module, record: Record, side_px: int, limits: Limits) -> list[dict[str, Any]]:
+    shrink = fit(record.size, side_px)
+    found = detect(detector, network, shrink.shrink(read_rgb(record.path)), side_px, limits)
+    return to_results(found, record.image_id, shrink)
 
 
 def predict(detector: Detector, network: nn.Module, data: DetectionData, side_px: int, limits: Limits) -> list[dict[str, Any]]:
     """Detections on every image of a data set, good ones included, by image and falling score."""
     network.eval()
-    return [row for record in data.records for row in detect(detector, network, record, side_px, limits)]
+    return [row for record in data.records for row in _detect_photo(detector, network, record, side_px, limits)]

@@ -53,18 +53,22 @@ class Detector(Protocol):
         """A network with fresh weights from torch's global generator."""
         ...
 
+    def is_class_tensor(self, name: str) -> bool:
+        """Whether a tensor of the network belongs to single classes, so that it means nothing for other classes."""
+        ...
+
     def losses(self, network: nn.Module, pictures: Tensor, targets: Sequence[Sequence[Target]]) -> dict[str, Tensor]:
         """Named scalars, the one to minimise called "loss".
 
         Args:
             network: In training mode.
-            pictures: (B, 3, S, S) float32 in [0, 1].
+            pictures: (B, 3, S, S) float32 in [0, 1], on the network's device.
             targets: Of each picture, in the network's pixels.
         """
         ...
 
     def decode(self, network: nn.Module, pictures: Tensor, limits: Limits) -> list[Found]:
-        """Detections of each picture; the network is in evaluation mode."""
+        """Detections of each picture, on the CPU; the network is in evaluation mode."""
         ...
 
 

@@ -36,13 +36,16 @@ class RtDetr:
             constant_(head.bias, logit)
         return network
 
+    def is_class_tensor(self, name: str) -> bool:  # noqa: D102
+        return "score_head" in name or "denoising_class_embed" in name
+
     def losses(self, network: nn.Module, pictures: Tensor, targets: Sequence[Sequence[Target]]) -> dict[str, Tensor]:  # noqa: D102
         batch = to_batch(pictures, targets, mask_px=None)
         total, _ = network.loss(batch)  # pyright: ignore[reportCallIssue]
         return {"loss": total.sum()}
 
     def decode(self, network: nn.Module, pictures: Tensor, limits: Limits) -> list[Found]:  # noqa: D102
-        rows, _ = network(pictures)
+        rows: Tensor = network(pictures)[0].cpu()
         side = pictures.shape[-1]
         found: list[Found] = []
         for row in rows:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detectors.arms import Arm, parse_arm
 from detectors.augment import augmenter
-from detectors.averaging import Best, Ema
 from detectors.datasets import (
     Counts,
     DataError,
@@ -25,16 +24,17 @@ from detectors.datasets import (
     from_manifest,
     load_example,
 )
-from detectors.letterbox import network_side
+from detectors.letterbox import fit, network_side
 from detectors.metrics import all_scores
 from detectors.model_files import save_model
 from detectors.params import TrainParams
 from detectors.predict import predict, to_tensor
-from detectors.protocol import DETECTORS, Detector, Limits
+from detectors.pretrained import embed
+from detectors.protocol import Limits
+from detectors.session import Session, fresh_network, open_session, validation_row, weight_groups
 from pipeline.params import LabelParams
 from pipeline.records import fold_name, read_card
 from pipeline.runlog import resumable_output, unfinished
-from pipeline.seeds import derive_seed
 from pipeline.training import History, LoopPlan, run_loop
 
 logger = logging.getLogger(__name__)
@@ -79,49 +79,37 @@ def side_of(data: DetectionData, image_px: int) -> int:
     return network_side((r.size for r in data.records), image_px)
 
 
-def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels, none on biases and norms."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+@dataclass(frozen=True)
+class Fitted:
+    """One finished training."""
 
-
-@dataclass
-class Session:
-    """One training under way: network, its average, the best so far."""
-
-    detector: Detector
-    network: nn.Module
-    twin: nn.Module
-    ema: Ema
-    best: Best
+    session: Session
+    history: History
+    counts: Counts
     side_px: int
+    start: dict[str, Any]
 
 
-def _start(params: TrainParams, name: str, classes: int, seed: int, side_px: int) -> Session:
-    detector = DETECTORS[name]()
-    # The same start in every arm: it depends on detector and seed only.
-    torch.manual_seed(derive_seed(seed, "initial weights", name))
-    architecture = detector.architecture(classes)
-    network, twin = detector.build(architecture), detector.build(architecture)
-    return Session(detector, network, twin, Ema(network, params.ema_decay), Best(), side_px)
+def start_session(params: TrainParams, name: str, classes: int, seed: int) -> tuple[Session, dict[str, Any]]:
+    """The same start in every arm, pre-trained or random, with the facts of it for the card."""
+    network = fresh_network(name, classes, seed)
+    start = embed(name, network) if params.start == "embedded" else {"kind": "scratch"}
+    return open_session(name, classes, network, params.ema_decay), start
 
 
 def _losses_at(
-    params: TrainParams, session: Session, pools: Pools, counts: Counts, seed: int, augment: Callable[..., Any]
+    session: Session, side_px: int, pools: Pools, counts: Counts, seed: int, augment: Callable[..., Any]
 ) -> Callable[[int], dict[str, Tensor]]:
     def losses_at(step: int) -> dict[str, Tensor]:
         examples = [augment(example, sample_seed) for example, sample_seed in draw_batch(pools, counts, seed, step)]
         session.network.train()
-        pictures = to_tensor([e.picture for e in examples], session.side_px)
+        pictures = to_tensor([e.picture for e in examples], side_px)
         return session.detector.losses(session.network, pictures, [e.targets for e in examples])
 
     return losses_at
 
 
-def _after_step(params: TrainParams, session: Session, val: DetectionData) -> Callable[[int], None]:
+def _after_step(params: TrainParams, session: Session, val: DetectionData, side_px: int) -> Callable[[int], None]:
     limits = Limits(params.min_score, params.max_detections)
 
     def after_step(done: int) -> None:
@@ -129,25 +117,24 @@ def _after_step(params: TrainParams, session: Session, val: DetectionData) -> Ca
         if done % params.validate_every and done != params.steps:
             return
         session.twin.load_state_dict(session.ema.average)
-        results = predict(session.detector, session.twin, val, session.side_px, limits)
+        results = predict(session.detector, session.twin, val, side_px, limits)
         scores = all_scores(val.coco, results, params.max_detections, session.detector.has_masks)
-        row = {"step": done, "image_auroc": scores["image_auroc"]}
-        for kind in ("box", "mask"):
-            found = scores[kind] or {}
-            row |= {f"{kind}_map50": found.get("map50"), f"{kind}_map": found.get("map")}
+        row = validation_row(done, scores)
         session.best.offer(row, session.ema.average)
         logger.info("step %d: val box mAP50 %s", done, row["box_map50"])
 
     return after_step
 
 
-def fit_fold(params: TrainParams, name: str, arm: Arm, data: FoldData, seed: int, work: Path) -> tuple[Session, History, Counts]:
+def fit_fold(params: TrainParams, name: str, arm: Arm, data: FoldData, seed: int, work: Path) -> Fitted:
     """Train one network; resumes from the checkpoint in `work`."""
     side_px = side_of(data.train, params.image_px)
     pools = load_pools(data, side_px)
     counts = batch_counts(params.batch, params.negative_share, params.synthetic_share, pools)
-    session = _start(params, name, len(data.train.classes), seed, side_px)
-    optimizer = torch.optim.AdamW(_groups(session.network, params.weight_decay), lr=params.lr * params.tuning(name).lr_scale)
+    session, start = start_session(params, name, len(data.train.classes), seed)
+    optimizer = torch.optim.AdamW(
+        weight_groups(session.network, params.weight_decay), lr=params.lr * params.tuning(name).lr_scale
+    )
     plan = LoopPlan(
         steps=params.steps,
         seed=seed,
@@ -158,12 +145,12 @@ def fit_fold(params: TrainParams, name: str, arm: Arm, data: FoldData, seed: int
     )
     history = run_loop(
         plan,
-        _losses_at(params, session, pools, counts, seed, augmenter(arm.recipe, data.train.drawn_boxes)),
+        _losses_at(session, side_px, pools, counts, seed, augmenter(arm.recipe, data.train.drawn_boxes)),
         optimizer,
         {"network": session.network, "ema": session.ema, "best": session.best},
-        _after_step(params, session, data.val),
+        _after_step(params, session, data.val, side_px),
     )
-    return session, history, counts
+    return Fitted(session, history, counts, side_px, start)
 
 
 def image_counts(data: FoldData) -> dict[str, int]:
@@ -177,19 +164,26 @@ def image_counts(data: FoldData) -> dict[str, int]:
     }
 
 
-def _card(params: TrainParams, name: str, arm: Arm, data: FoldData, result: tuple[Session, History, Counts]) -> dict[str, Any]:
-    session, history, counts = result
+def _smallest_scale(data: DetectionData, side_px: int) -> float:
+    """How far the largest photo is shrunk: network pixels a photo pixel."""
+    return round(min(min(fit(r.size, side_px).scale) for r in data.records), 4)
+
+
+def _card(params: TrainParams, name: str, arm: Arm, data: FoldData, fitted: Fitted) -> dict[str, Any]:
+    session = fitted.session
     return {
         "detector": name,
         "arm": asdict(arm),
         "classes": list(data.train.classes),
         "params": params.model_dump(mode="json"),
-        "side_px": session.side_px,
+        "start": fitted.start,
+        "side_px": fitted.side_px,
+        "smallest_scale": _smallest_scale(data.train, fitted.side_px),
         "parameters": sum(p.numel() for p in session.network.parameters()),
         "images": image_counts(data),
-        "batch": asdict(counts),
-        "steps": len(history.losses),
-        "skipped_steps": history.skipped,
+        "batch": asdict(fitted.counts),
+        "steps": len(fitted.history.losses),
+        "skipped_steps": fitted.history.skipped,
         "best_step": session.best.step,
         "val": session.best.row,
         "validations": session.best.rows,
@@ -228,7 +222,7 @@ def train_arm(
     with resumable_output(out, *key) as work:
         for fold, building in unfinished(work, read_card(prepared / "train").folds):
             data = load_fold(label_params, arm, prepared, labelled, fold)
-            result = fit_fold(params, detector, arm, data, fold, work)
-            card = {"fold": fold, "seed": fold, **_card(params, detector, arm, data, result)}
-            architecture = result[0].detector.architecture(len(data.train.classes))
-            save_model(building, result[0].best.weights, architecture, result[1].losses, card)
+            fitted = fit_fold(params, detector, arm, data, fold, work)
+            card = {"fold": fold, "seed": fold, **_card(params, detector, arm, data, fitted)}
+            session = fitted.session
+            save_model(building, session.best.weights, session.architecture, fitted.history.losses, card)

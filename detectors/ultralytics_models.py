@@ -58,14 +58,13 @@ def to_batch(pictures: Tensor, targets: Sequence[Sequence[Target]], mask_px: int
     corners = torch.tensor([t.box for t in flat], dtype=torch.float32).reshape(-1, 4)
     boxes = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], 1) / side
     batch = {
-        "img": pictures,
         "batch_idx": torch.tensor(owner, dtype=torch.float32),
         "cls": torch.tensor([t.category for t in flat], dtype=torch.float32).reshape(-1, 1),
         "bboxes": boxes,
     }
     if mask_px is not None:
         batch["masks"] = torch.from_numpy(_masks(flat, side, mask_px))
-    return batch
+    return {"img": pictures, **{name: value.to(pictures.device) for name, value in batch.items()}}
 
 
 def _masks(flat: Sequence[Target], side: int, mask_px: int) -> np.ndarray[Any, np.dtype[np.float32]]:

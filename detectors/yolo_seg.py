@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,9 @@ class YoloSeg:
         network.args = GAINS
         return network
 
+    def is_class_tensor(self, name: str) -> bool:  # noqa: D102
+        return re.search(r"\.cv3\.\d+\.2\.", name) is not None
+
     def losses(self, network: nn.Module, pictures: Tensor, targets: Sequence[Sequence[Target]]) -> dict[str, Tensor]:  # noqa: D102
         batch = to_batch(pictures, targets, mask_px=pictures.shape[-1] // PROTO_STRIDE)
         parts, named = network.loss(batch)  # pyright: ignore[reportCallIssue]
@@ -59,6 +63,6 @@ class YoloSeg:
         found: list[Found] = []
         for row, prototype in zip(kept, prototypes, strict=True):
             masks = process_mask(prototype, row[:, 6:], row[:, :4], (side, side), upsample=True)
-            boxes, scores = row[:, :4].double().numpy(), row[:, 4].double().numpy()
-            found.append(Found(boxes, scores, row[:, 5].numpy().astype(np.int64), masks.numpy().astype(np.float32)))
+            row = row.double().cpu().numpy()
+            found.append(Found(row[:, :4], row[:, 4], row[:, 5].astype(np.int64), masks.cpu().numpy().astype(np.float32)))
         return found

@@ -16,6 +16,8 @@ from tests.conftest import ROOT
 # No numerics in them, and every change of a parameter or of the catalogue would otherwise rerun everything.
 EXEMPT = {"pipeline.params", "detectors.params", "pipeline.__main__", "detectors.__main__", "pipeline.generators"}
 DRAWN = "pipeline/procedural"
+WEIGHTS = "detectors/weights"
+BASE_WEIGHTS = "pipeline/weights/base"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,15 @@ def files_run(stage: Stage) -> set[str]:
         family = {other for package in module.families for other in modules() if other.startswith(package + ".")}
         waiting |= (ours | family | packages_above(name)) - seen
     needed = [modules()[name] for name in seen - EXEMPT if not modules()[name].bare]
-    return {str(m.path) for m in needed} | {file for m in needed for file in data_files(m.path.parent)}
+    beside = {file for m in needed for file in data_files(m.path.parent)}
+    return {str(m.path) for m in needed} | beside | weight_files(seen, stage.command)
+
+
+def weight_files(names: set[str], command: tuple[str, ...]) -> set[str]:
+    """Files of the pre-trained weights a stage reads: the embedded base, or those of the detector its command names."""
+    folders = [ROOT / WEIGHTS / word for word in command] if "detectors.pretrained" in names else []
+    folders += [ROOT / BASE_WEIGHTS] if "pipeline.stages.learn_base" in names else []
+    return {str(path.relative_to(ROOT)) for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
 @cache
@@ -91,7 +101,7 @@ def data_files(folder: Path) -> frozenset[str]:
     found: set[str] = set()
     for here, folders, names in os.walk(ROOT / folder):
         code = [n for n in folders if any((Path(here) / n).glob("*.py"))]
-        folders[:] = [n for n in folders if n not in code and n != "__pycache__"]
+        folders[:] = [n for n in folders if n not in code and n not in ("__pycache__", Path(WEIGHTS).name)]
         found |= {str((Path(here) / n).relative_to(ROOT)) for n in names if not n.endswith((".py", ".pyc", ".tmp", ".md"))}
     return frozenset(found)
 

@@ -11,7 +11,7 @@ LOOP = ("pipeline.training", "pipeline.runlog", "pipeline.weight_cards")
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "flows": (),
-    "detectors": (*FOUNDATION, *LOOP, "pipeline.labels"),
+    "detectors": (*FOUNDATION, *LOOP, "pipeline.labels", "pipeline.procedural"),
     "pipeline": (*FOUNDATION, *LOOP),
     "pipeline.__main__": ("pipeline",),
     "pipeline.stages": ("pipeline",),
@@ -36,6 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.similarity": (*FOUNDATION, "pipeline.masks"),
     "pipeline.reporting": FOUNDATION,
     "pipeline.diffusion": (*FOUNDATION, *LOOP, "pipeline.masks"),
+    "pipeline.pretraining": (*FOUNDATION, *LOOP, "pipeline.masks", "pipeline.procedural", "pipeline.diffusion"),
     "pipeline.generators": (),
     "pipeline.generators.*": (
         *FOUNDATION,
@@ -63,9 +64,10 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 # Numerics without networks: these run in milliseconds and must import so.
 WITHOUT_TORCH = (
     "pipeline.__main__", "pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params", "pipeline.runlog",
-    "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts", "pipeline.splits",
-    "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation", "pipeline.reporting", "pipeline.stages.prepare",
-    "pipeline.stages.label", "pipeline.stages.report", "flows",
+    "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts",
+    "pipeline.splits", "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation",
+    "pipeline.reporting", "pipeline.stages.prepare", "pipeline.stages.label", "pipeline.stages.report", "flows",
+    "detectors.params", "detectors.datasets", "detectors.letterbox", "detectors.drawn",
 )  # fmt: skip
 
 ALL = sorted(modules().values(), key=lambda module: module.name)
@@ -123,6 +125,14 @@ def test_a_generator_knows_no_other_generator_and_one_family_of_networks(module:
 def test_pipeline_knows_neither_detectors_nor_flows_and_nobody_knows_flows(module: Module):
     tops = {name.split(".")[0] for name in first_party(module.imports)} - {module.name.split(".")[0]}
     assert tops <= ({"pipeline"} if inside(module.name, "detectors") else set())
+
+
+@pytest.mark.parametrize("module", [m for m in ALL if inside(m.name, "detectors")], ids=lambda m: m.name)
+def test_only_pretraining_knows_drawn_pictures(module: Module):
+    ours = first_party(module.imports)
+    assert not any(inside(name, "pipeline.procedural") for name in ours) or module.name == "detectors.drawn"
+    assert "detectors.drawn" not in ours or module.name == "detectors.pretraining"
+    assert "detectors.pretraining" not in ours or module.name == "detectors.__main__"
 
 
 @pytest.mark.parametrize("library", ONLY_IN)

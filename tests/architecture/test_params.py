@@ -9,14 +9,19 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from detectors.params import EvaluateParams, TrainParams
+from detectors.params import EvaluateParams, PretrainDetectorParams, TrainParams
 from pipeline.params import SECTIONS as PIPELINE
 from pipeline.params import ParamsError, Section, parse_section
 from tests.conftest import ROOT
 
 MODELS: dict[str, type[Section]] = {**PIPELINE, "train": TrainParams, "evaluate": EvaluateParams}
-DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+# Sections of profiles/pretrain.yaml: no stage reads them.
+PRETRAIN: dict[str, type[Section]] = {"pretrain_detector": PretrainDetectorParams}
+STAGE_DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+PRETRAIN_DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "profiles" / "pretrain.yaml").read_text(encoding="utf-8"))
+DOCUMENT = {**STAGE_DOCUMENT, **PRETRAIN_DOCUMENT}
+ALL_MODELS = {**MODELS, **PRETRAIN}
+PROFILES = sorted(path for path in (ROOT / "profiles").glob("*.yaml") if path.name != "pretrain.yaml")
 
 
 def groups(model: type[BaseModel], prefix: tuple[str, ...]) -> list[tuple[tuple[str, ...], type[BaseModel]]]:
@@ -28,7 +33,7 @@ def groups(model: type[BaseModel], prefix: tuple[str, ...]) -> list[tuple[tuple[
     return found
 
 
-GROUPS = [pair for name, model in MODELS.items() for pair in groups(model, (name,))]
+GROUPS = [pair for name, model in ALL_MODELS.items() for pair in groups(model, (name,))]
 
 
 def value_at(keys: tuple[str, ...]) -> Any:
@@ -45,7 +50,8 @@ def leaves(value: Any, prefix: str = "") -> set[str]:
 
 
 def test_every_section_has_one_model_and_every_model_a_section():
-    assert set(DOCUMENT) == set(MODELS)
+    assert set(STAGE_DOCUMENT) == set(MODELS)
+    assert set(PRETRAIN_DOCUMENT) == set(PRETRAIN)
 
 
 @pytest.mark.parametrize(("keys", "model"), GROUPS, ids=[".".join(keys) for keys, _ in GROUPS])
@@ -60,21 +66,21 @@ def test_models_are_closed_frozen_and_without_defaults(keys: tuple[str, ...], mo
     assert all(field.is_required() for field in model.model_fields.values()), "DVC sees only what params.yaml says"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ALL_MODELS)
 def test_the_present_values_are_valid(name: str):
-    parse_section(MODELS[name], name, DOCUMENT[name])
+    parse_section(ALL_MODELS[name], name, DOCUMENT[name])
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if MODELS[n].model_fields])
+@pytest.mark.parametrize("name", [n for n in ALL_MODELS if ALL_MODELS[n].model_fields])
 def test_a_misspelt_parameter_is_refused_with_the_nearest_name(name: str):
-    valid = next(iter(MODELS[name].model_fields))
+    valid = next(iter(ALL_MODELS[name].model_fields))
     with pytest.raises(ParamsError, match=rf"{name}\.{valid}_x: unknown parameter; nearest valid name: '{valid}'"):
-        parse_section(MODELS[name], name, {**DOCUMENT[name], f"{valid}_x": 1})
+        parse_section(ALL_MODELS[name], name, {**DOCUMENT[name], f"{valid}_x": 1})
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.stem)
 def test_a_profile_names_existing_parameters_and_all_that_any_profile_changes(profile: Path):
     changes = leaves(yaml.safe_load(profile.read_text(encoding="utf-8")))
-    assert changes <= leaves(DOCUMENT)
+    assert changes <= leaves(STAGE_DOCUMENT)
     everything = set().union(*(leaves(yaml.safe_load(p.read_text(encoding="utf-8"))) for p in PROFILES))
     assert changes == everything, "else switching back to this profile would leave another one's values behind"

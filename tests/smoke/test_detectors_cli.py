@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from detectors import training
+from detectors import pretrained, training
 from detectors.__main__ import main
 from pipeline.params import LabelParams
 from pipeline.stages.label import label
@@ -31,7 +31,15 @@ def factory(tmp_path, monkeypatch):
     rules = LabelParams(close_px=2, min_area_px=9)
     label(rules, selected, Path("data/prepared/train"), Path("data/labelled/copy_paste"))
     document = yaml.safe_load((ROOT / "params.yaml").read_text())
-    document["train"] |= {"image_px": 64, "steps": 4, "batch": 4, "warmup_steps": 1, "validate_every": 2, "threads": 1}
+    document["train"] |= {
+        "start": "scratch",
+        "image_px": 64,
+        "steps": 4,
+        "batch": 4,
+        "warmup_steps": 1,
+        "validate_every": 2,
+        "threads": 1,
+    }
     document["evaluate"] |= {"threads": 1, "gallery_score": 0.0, "gallery_images": 2}
     Path("params.yaml").write_text(yaml.safe_dump(document))
     return tmp_path
@@ -104,10 +112,42 @@ def test_same_seed_same_bytes_and_a_killed_run_resumes_to_them(factory, monkeypa
 
 
 def test_all_arms_start_from_the_same_weights(factory):
-    first = [training._start(load(), "yolo_seg", 3, 0, 64).network.state_dict() for _ in range(2)]
+    first = [training.start_session(load(), "yolo_seg", 3, 0)[0].network.state_dict() for _ in range(2)]
     assert all(np.array_equal(first[0][k].numpy(), first[1][k].numpy()) for k in first[0])
     assert train("yolo_seg", "real") == 0
     assert set(load_file("data/models/yolo_seg/real/fold-0/weights.safetensors")) == set(first[0])
+
+
+@pytest.mark.parametrize("detector", ["rtdetr", "yolo_seg"])
+def test_pretrain_then_train_from_it(factory, monkeypatch, capsys, detector):
+    document = yaml.safe_load((ROOT / "profiles" / "pretrain.yaml").read_text())
+    section = document["pretrain_detector"]
+    section["drawing"] |= {"sides_px": [64], "pixels_per_step": 2 * 64**2}
+    section |= {"validate_every": 2, "validation_pictures": 3, "threads": 1, "workers": 0, "warmup_steps": 1}
+    section[detector]["steps"] = 2
+    Path("profiles").mkdir()
+    Path("profiles/pretrain.yaml").write_text(yaml.safe_dump(document))
+    assert main(["pretrain", "--detector", detector, "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["out"] == f"detectors/weights/{detector}"
+    assert not Path("detectors").exists()
+    assert main(["pretrain", "--detector", detector]) == 0
+    assert set(contents(f"detectors/weights/{detector}")) == FILES
+    assert not any(Path(".work").iterdir())
+
+    monkeypatch.setattr(pretrained, "ROOT", Path("detectors/weights"))
+    document = yaml.safe_load(Path("params.yaml").read_text())
+    document["train"] |= {"start": "embedded", "steps": 2}
+    Path("params.yaml").write_text(yaml.safe_dump(document))
+    assert train(detector, "real") == 0
+    card = json.loads(Path(f"data/models/{detector}/real/fold-0/card.json").read_text())
+    source = json.loads(Path(f"detectors/weights/{detector}/card.json").read_text())
+    assert card["start"]["kind"] == "embedded"
+    assert card["start"]["sha256"] == source["sha256"]["weights.safetensors"]
+
+    weights = Path(f"detectors/weights/{detector}/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert train(detector, "real") == 2
+    assert "its card expects" in capsys.readouterr().err
 
 
 def load():
@@ -132,6 +172,7 @@ def test_dry_run_prints_parameters_and_counts_and_writes_nothing(factory, capsys
         (["train", "--detector", "rtdetr", "--arm", "defectfil"], "nearest valid name: 'defectfill'"),
         (["train", "--detector", "rtdetr", "--arm", "defectfill"], "run `label` first"),
         (["evaluate"], "run `train` first"),
+        (["pretrain", "--detector", "yolo"], "nearest valid name: 'yolo_seg'"),
     ],
 )
 def test_faults_are_one_sentence_and_code_two(factory, capsys, arguments, message):
