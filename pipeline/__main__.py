@@ -22,6 +22,7 @@ from pipeline.params import (
     LearnConceptParams,
     ParamsError,
     PrepareParams,
+    PretrainBaseParams,
     ReportParams,
     SelectParams,
     SynthesizeParams,
@@ -100,6 +101,13 @@ def _configure(args: argparse.Namespace) -> None:
         print(line)
 
 
+def _pretrain(args: argparse.Namespace) -> None:
+    from pipeline.diffusion.components import EMBEDDED
+    from pipeline.pretraining.base import pretrain_base
+
+    pretrain_base(load_section("pretrain_base", PretrainBaseParams, args.params), args.device, args.out or EMBEDDED)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line: one sub-command a stage, and `configure`."""
     parser = argparse.ArgumentParser(prog="python -m pipeline", description="Few-shot defect synthesis, one stage a command.")
@@ -110,6 +118,12 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument("--generator", choices=GENERATOR_NAMES, required=True)
         command.add_argument("--dry-run", action="store_true", help="print the resolved parameters and stop")
         command.set_defaults(run=run)
+    command = commands.add_parser("pretrain", help="Train the embedded base on procedural drawings; not a stage.")
+    command.add_argument("network", choices=("base",))
+    command.add_argument("--params", type=Path, default=Path("profiles/pretrain.yaml"), help="file with section pretrain_base")
+    command.add_argument("--device", default="cpu", help="cpu, cuda or cuda:<n>")
+    command.add_argument("--out", type=Path, help="folder for the pipeline; the one in the repository if not given")
+    command.set_defaults(run=_pretrain, dry_run=False)
     command = commands.add_parser("configure", help="Write data source, layout and profile into params.yaml.")
     command.add_argument("--data", help="folder of the raw data set")
     command.add_argument("--layout", help="sample, mvtec, magnetic_tile, deep_pcb or folder")
@@ -128,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.dry_run:
             print(load_section(args.stage, SECTIONS[args.stage]).model_dump_json(indent=1))
-        elif args.stage == "configure":
+        elif args.stage in ("configure", "pretrain"):
             args.run(args)
         else:
             item = f"{args.stage}@{args.generator}" if args.stage in OF_GENERATOR else args.stage

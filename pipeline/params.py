@@ -56,6 +56,14 @@ class FitParams(Section):
     lr: float = Field(gt=0)
 
 
+class AdaptParams(Section):
+    """Further training of a finished base on the user's good photos."""
+
+    steps: int = Field(ge=0)
+    batch: int = Field(ge=1)
+    lr: float = Field(gt=0)
+
+
 class LearnBaseParams(Section):
     """The inpainting pipeline everything starts from."""
 
@@ -64,6 +72,19 @@ class LearnBaseParams(Section):
     crop_px: int = Field(ge=16, multiple_of=16)
     crop_side_px: tuple[int, int]
     photos: int = Field(ge=1)
+    adapt: AdaptParams
+    vae: FitParams
+    unet: FitParams
+
+
+class PretrainBaseParams(Section):
+    """Training of the embedded base on drawings; a section of `profiles/pretrain.yaml`."""
+
+    seed: int
+    threads: int = Field(ge=1)
+    crop_px: tuple[int, ...] = Field(min_length=1)
+    large_share: float = Field(ge=0, le=1)
+    ema_decay: float = Field(gt=0, lt=1)
     vae: FitParams
     unet: FitParams
 

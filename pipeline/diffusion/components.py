@@ -15,9 +15,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeli
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pipeline.diffusion.tokenizer import small_tokenizer
+from pipeline.weight_cards import verified_card
 
 LATENT_CHANNELS = 4
 INPAINT_CHANNELS = 2 * LATENT_CHANNELS + 1
+EMBEDDED = Path(__file__).resolve().parents[1] / "weights" / "base"
+"""The project's own base; `python -m pipeline pretrain base` makes it."""
 
 
 class BaseModelError(ValueError):
@@ -25,7 +28,7 @@ class BaseModelError(ValueError):
 
 
 def small_pipeline(crop_px: int, seed: int) -> StableDiffusionInpaintPipeline:
-    """A randomly initialised inpainting pipeline of about 3.5 M parameters for square crops of `crop_px`.
+    """A randomly initialised inpainting pipeline of about 8 M parameters for square crops of `crop_px`.
 
     The VAE halves the side only once: at a factor of 4 cracks of 2-3 px are blurred away. v-prediction, since a small network
     trained briefly on epsilon learns the mean brightness badly (Salimans & Ho 2022, arXiv 2202.00512).
@@ -36,7 +39,7 @@ def small_pipeline(crop_px: int, seed: int) -> StableDiffusionInpaintPipeline:
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(16, 48),
+        block_out_channels=(24, 64),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
@@ -63,7 +66,7 @@ def small_pipeline(crop_px: int, seed: int) -> StableDiffusionInpaintPipeline:
         out_channels=LATENT_CHANNELS,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(32, 64, 96),
+        block_out_channels=(48, 96, 160),
         layers_per_block=1,
         attention_head_dim=4,
         norm_num_groups=16,
@@ -74,9 +77,12 @@ def small_pipeline(crop_px: int, seed: int) -> StableDiffusionInpaintPipeline:
         beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
-        set_alpha_to_one=False,
+        set_alpha_to_one=True,
         steps_offset=1,
         prediction_type="v_prediction",
+        # The last step is pure noise, so that sampling may start there with the right brightness (Lin et al. 2023, 2305.08891).
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
     )
     return StableDiffusionInpaintPipeline(
         vae=vae,
@@ -101,19 +107,25 @@ def quiet_unless_terminal() -> None:
 def load_pipeline(source: str | Path) -> StableDiffusionInpaintPipeline:
     """Load an inpainting pipeline from a folder or a hub id, in float32 and evaluation mode.
 
+    The embedded base is checked against the hashes of its card first.
+
     Raises:
+        pipeline.weight_cards.WeightsError: If the embedded weights are not those of their card.
         BaseModelError: If neither a folder nor the hub has it, or its UNet does not take 9 channels.
     """
     quiet_unless_terminal()
+    if source == EMBEDDED:
+        verified_card(EMBEDDED)
     try:
+        # Named, since transformers would otherwise keep the precision of the file.
         pipe = StableDiffusionInpaintPipeline.from_pretrained(
-            source, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+            source, dtype=torch.float32, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
     except OSError as error:
         raise BaseModelError(
             f"no inpainting pipeline {str(source)!r}: no such folder with a model_index.json, and the hub did not give it "
             f"({error}); "
-            "set learn_base.source to 'train', to a local diffusers folder, or to a hub id while the hub can be reached"
+            "set learn_base.source to 'embedded', 'train', a local diffusers folder, or a hub id while the hub can be reached"
         ) from error
     channels = pipe.unet.config["in_channels"]
     if channels != INPAINT_CHANNELS:

@@ -7,18 +7,21 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import StableDiffusionInpaintPipeline
 
-from pipeline.diffusion.components import load_pipeline, small_pipeline
-from pipeline.diffusion.pretrain import CropSource, reconstruction_psnr, save_pipeline, train_unet, train_vae
+from pipeline.diffusion.components import EMBEDDED, load_pipeline, small_pipeline
+from pipeline.diffusion.pretrain import UnetFit, reconstruction_psnr, save_pipeline, train_unet, train_vae
+from pipeline.diffusion.sources import GoodCrops
 from pipeline.images import read_rgb
-from pipeline.params import LearnBaseParams
+from pipeline.params import FitParams, LearnBaseParams
 from pipeline.records import fold_name, good_samples, read_card, read_manifest, write_json
 from pipeline.runlog import resumable_output, unfinished
 from pipeline.seeds import derive_seed
-from pipeline.training import LoopPlan
+from pipeline.training import History, LoopPlan
 
 logger = logging.getLogger(__name__)
 
@@ -33,19 +36,23 @@ def learn_base(params: LearnBaseParams, train: Path, out: Path) -> None:
     Raises:
         NoGoodImagesError: If a fold has no good train photo.
         pipeline.diffusion.components.BaseModelError: If `source` is no inpainting pipeline.
+        pipeline.weight_cards.WeightsError: If the embedded weights are not those of their card.
     """
     torch.set_num_threads(params.threads)
     folds = read_card(train).folds
-    with resumable_output(out, params.model_dump(mode="json"), train) as work:
+    source = EMBEDDED if params.source == "embedded" else params.source
+    key = (params.model_dump(mode="json"), train, *([EMBEDDED] if source == EMBEDDED else []))
+    with resumable_output(out, *key) as work:
         for fold, folder in unfinished(work, folds):
-            first = work / "out" / fold_name(folds[0])
-            if params.source == "train":
+            if source == "train":
                 _train(params, train, fold, folder, work)
+            elif params.adapt.steps > 0:
+                _adapt(params, source, train, fold, folder, work)
             elif fold == folds[0]:
-                save_pipeline(load_pipeline(params.source), folder)
+                save_pipeline(load_pipeline(source), folder)
             else:
                 # The same weights in every fold: linked, not copied, since a full-size base has gigabytes.
-                shutil.copytree(first, folder, copy_function=os.link, dirs_exist_ok=True)
+                shutil.copytree(work / "out" / fold_name(folds[0]), folder, copy_function=os.link, dirs_exist_ok=True)
 
 
 def good_photos(train: Path, fold: int, limit: int) -> list[np.ndarray]:
@@ -61,22 +68,41 @@ def good_photos(train: Path, fold: int, limit: int) -> list[np.ndarray]:
     return [read_rgb(train / good[i].image) for i in sorted(chosen)]
 
 
+def _crops(params: LearnBaseParams, train: Path, fold: int) -> GoodCrops:
+    return GoodCrops(good_photos(train, fold, params.photos), params.crop_px, params.crop_side_px)
+
+
+def _adapt(params: LearnBaseParams, source: str | Path, train: Path, fold: int, folder: Path, work: Path) -> None:
+    """Train the UNet of a finished base on the good photos; VAE, words and scheduler stay."""
+    pipe, crops = load_pipeline(source), _crops(params, train, fold)
+    fit = FitParams(steps=params.adapt.steps, batch=params.adapt.batch, lr=params.adapt.lr)
+    plan = LoopPlan(fit.steps, fold, "adapt", warmup_steps=20, cosine=True, checkpoint=work / f"adapt-{fold}.pt")
+    history = train_unet(pipe, crops, UnetFit(fit), plan)
+    save_pipeline(pipe, folder)
+    write_json(folder / "card.json", _card(params, fold, crops, pipe, [history]))
+
+
 def _train(params: LearnBaseParams, train: Path, fold: int, folder: Path, work: Path) -> None:
-    crops = CropSource(good_photos(train, fold, params.photos), params.crop_px, params.crop_side_px)
+    crops = _crops(params, train, fold)
     pipe = small_pipeline(params.crop_px, derive_seed(fold, "base"))
     plan = LoopPlan(params.vae.steps, fold, "vae", warmup_steps=20, cosine=True, checkpoint=work / f"vae-{fold}.pt")
-    vae = train_vae(pipe, crops, params.vae.batch, params.vae.lr, plan)
-    psnr = reconstruction_psnr(pipe, crops, fold)
-    logger.info("fold %d: VAE reconstructs good crops at %.1f dB", fold, psnr)
+    vae = train_vae(pipe, crops, params.vae, plan)
     plan = replace(plan, steps=params.unet.steps, label="unet", checkpoint=work / f"unet-{fold}.pt")
-    unet = train_unet(pipe, crops, params.unet.batch, params.unet.lr, plan)
+    unet = train_unet(pipe, crops, UnetFit(params.unet), plan)
     save_pipeline(pipe, folder)
-    facts = {
-        "source": "train",
+    write_json(folder / "card.json", _card(params, fold, crops, pipe, [vae, unet]))
+
+
+def _card(
+    params: LearnBaseParams, fold: int, crops: GoodCrops, pipe: StableDiffusionInpaintPipeline, histories: list[History]
+) -> dict[str, Any]:
+    psnr = reconstruction_psnr(pipe, crops.images(64, np.random.default_rng(fold)))
+    logger.info("fold %d: VAE reconstructs good crops at %.1f dB", fold, psnr)
+    return {
+        "source": params.source,
         "fold": fold,
         "vae_psnr_db": round(psnr, 2),
-        "unet_loss_last_50": round(float(np.mean([row["loss"] for row in unet.losses[-50:]])), 5),
-        "skipped_steps": vae.skipped + unet.skipped,
+        "unet_loss_last_50": round(float(np.mean([row["loss"] for row in histories[-1].losses[-50:]])), 5),
+        "skipped_steps": sum(history.skipped for history in histories),
         "params": params.model_dump(mode="json"),
     }
-    write_json(folder / "card.json", facts)

@@ -11,12 +11,12 @@ from pydantic import BaseModel
 
 from detectors.params import EvaluateParams, PretrainDetectorParams, TrainParams
 from pipeline.params import SECTIONS as PIPELINE
-from pipeline.params import ParamsError, Section, parse_section
+from pipeline.params import ParamsError, PretrainBaseParams, Section, parse_section
 from tests.conftest import ROOT
 
 MODELS: dict[str, type[Section]] = {**PIPELINE, "train": TrainParams, "evaluate": EvaluateParams}
 # Sections of profiles/pretrain.yaml: no stage reads them.
-PRETRAIN: dict[str, type[Section]] = {"pretrain_detector": PretrainDetectorParams}
+PRETRAIN: dict[str, type[Section]] = {"pretrain_base": PretrainBaseParams, "pretrain_detector": PretrainDetectorParams}
 STAGE_DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 PRETRAIN_DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "profiles" / "pretrain.yaml").read_text(encoding="utf-8"))
 DOCUMENT = {**STAGE_DOCUMENT, **PRETRAIN_DOCUMENT}

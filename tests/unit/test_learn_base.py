@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ from pipeline.images import write_png
 from pipeline.params import LearnBaseParams
 from pipeline.records import DatasetCard, Sample, write_card, write_manifest
 from pipeline.stages.learn_base import NoGoodImagesError, learn_base
+from pipeline.weight_cards import WeightsError, write_weight_card
 from tests.conftest import ROOT
 from tests.diffusion_toy import SIDE, write_base
 
 
 def params(**changes: object) -> LearnBaseParams:
     section = yaml.safe_load((ROOT / "params.yaml").read_text())["learn_base"]
-    small = {"crop_px": 32, "crop_side_px": (24, 40), "threads": 1}
+    small = {"source": "train", "crop_px": 32, "crop_side_px": (24, 40), "threads": 1}
+    small |= {"adapt": {"steps": 0, "batch": 2, "lr": 1e-3}}
     steps = {"vae": {"steps": 2, "batch": 2, "lr": 1e-3}, "unet": {"steps": 2, "batch": 2, "lr": 1e-3}}
     return LearnBaseParams.model_validate(section | small | steps | changes)
 
@@ -58,6 +61,41 @@ def test_a_folder_as_source_is_taken_over_for_every_fold(train: Path, tmp_path: 
     given = load_pipeline(base)
     for name, weight in given.unet.state_dict().items():
         assert torch.equal(weight, first.unet.state_dict()[name]) and torch.equal(weight, second.unet.state_dict()[name])
+
+
+def test_adapting_moves_the_unet_alone_and_every_fold_its_own_way(train: Path, tmp_path: Path):
+    base = write_base(tmp_path / "given")
+    learn_base(params(source=str(base), adapt={"steps": 2, "batch": 2, "lr": 1e-2}), train, tmp_path / "base")
+    given, first, second = (load_pipeline(p) for p in (base, tmp_path / "base" / "fold-0", tmp_path / "base" / "fold-1"))
+    for part in ("vae", "text_encoder"):
+        weights = getattr(given, part).state_dict()
+        assert all(torch.equal(weight, getattr(first, part).state_dict()[name]) for name, weight in weights.items())
+    name = "conv_in.weight"
+    states = [pipe.unet.state_dict()[name] for pipe in (given, first, second)]
+    assert not torch.equal(states[0], states[1])
+    assert not torch.equal(states[1], states[2])
+    assert json.loads((tmp_path / "base" / "fold-1" / "card.json").read_text())["source"] == str(base)
+
+
+def test_embedded_weights_are_taken_only_with_the_hashes_of_their_card(
+    train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    embedded = write_base(tmp_path / "embedded")
+    for module in ("pipeline.diffusion.components", "pipeline.stages.learn_base"):
+        monkeypatch.setattr(f"{module}.EMBEDDED", embedded)
+    with pytest.raises(WeightsError, match=r"card\.json is missing"):
+        learn_base(params(source="embedded"), train, tmp_path / "base")
+    write_weight_card(embedded, {"data": "none"})
+    learn_base(params(source="embedded"), train, tmp_path / "base")
+    assert torch.equal(
+        load_pipeline(embedded).unet.conv_in.weight, load_pipeline(tmp_path / "base" / "fold-0").unet.conv_in.weight
+    )
+    file = embedded / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(WeightsError, match="its card expects"):
+        learn_base(params(source="embedded", photos=7), train, tmp_path / "again")
 
 
 def test_a_source_that_is_nowhere_is_named_with_the_ways_out(train: Path, tmp_path: Path):

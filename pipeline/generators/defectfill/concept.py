@@ -51,11 +51,27 @@ def add_tokens(pipe: StableDiffusionInpaintPipeline, defects: Sequence[str]) -> 
         TokenError: If two types give the same token or the tokenizer knows it already.
     """
     tokens = [token_of(defect) for defect in defects]
+    starts = [start_row(pipe, defect) for defect in defects]
     added = pipe.tokenizer.add_tokens(tokens)
     if added != len(tokens):
         raise TokenError(f"defect types {list(defects)} give tokens {tokens}, of which only {added} are new; rename the types")
     pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
-    return {defect: pipe.tokenizer.convert_tokens_to_ids(token) for defect, token in zip(defects, tokens, strict=True)}
+    ids = {defect: pipe.tokenizer.convert_tokens_to_ids(token) for defect, token in zip(defects, tokens, strict=True)}
+    rows = pipe.text_encoder.get_input_embeddings().weight.data
+    for row, start in zip(ids.values(), starts, strict=True):
+        rows[row] = start
+    return ids
+
+
+def start_row(pipe: StableDiffusionInpaintPipeline, defect: str) -> Tensor:
+    """What a type's token row starts from: the mean row of the words of its name that the tokenizer holds whole, else "defect".
+
+    As textual inversion starts from a word near the concept (Gal et al. 2022, section 4).
+    """
+    rows = pipe.text_encoder.get_input_embeddings().weight.detach()
+    words = [pipe.tokenizer(word, add_special_tokens=False).input_ids for word in re.findall(r"[a-z]+", defect.lower())]
+    whole = [ids[0] for ids in words if len(ids) == 1] or pipe.tokenizer("defect", add_special_tokens=False).input_ids
+    return rows[whole].mean(dim=0)
 
 
 def add_lora(pipe: StableDiffusionInpaintPipeline, params: DefectFillParams, token_ids: Sequence[int]) -> dict[str, list[Tensor]]:

@@ -1,0 +1,1 @@
+"""How the embedded base is made; no stage imports this, they use the weights."""
