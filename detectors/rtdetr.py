@@ -41,8 +41,8 @@ class RtDetr:
 
     def losses(self, network: nn.Module, pictures: Tensor, targets: Sequence[Sequence[Target]]) -> dict[str, Tensor]:  # noqa: D102
         batch = to_batch(pictures, targets, mask_px=None)
-        total, _ = network.loss(batch)  # pyright: ignore[reportCallIssue]
-        return {"loss": total.sum()}
+        total, named = network.loss(batch)  # pyright: ignore[reportCallIssue]
+        return {"loss": total.sum(), **named}
 
     def decode(self, network: nn.Module, pictures: Tensor, limits: Limits) -> list[Found]:  # noqa: D102
         rows: Tensor = network(pictures)[0].cpu()
