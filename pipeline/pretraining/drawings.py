@@ -36,9 +36,9 @@ class DrawnCrops:
     large_share: float
 
     def _side(self, count: int, rng: np.random.Generator) -> tuple[int, int]:
-        large = len(self.sides) > 1 and rng.random() < self.large_share
-        side = int(rng.choice(self.sides[1:])) if large else self.sides[0]
-        return side, max(1, round(count * (self.sides[0] / side) ** 2))
+        smallest, larger = self.sides[0], list(self.sides[1:])
+        side = int(rng.choice(larger)) if larger and rng.random() < self.large_share else smallest
+        return side, max(1, round(count * (smallest / side) ** 2))
 
     def images(self, count: int, rng: np.random.Generator) -> Tensor:  # noqa: D102
         side, rows = self._side(count, rng)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.images import Picture
-from pipeline.procedural.noise import grid, soften, unit_noise
+from pipeline.procedural.noise import Plane, grid, soften, unit_noise
 
 
-def expose(rng: np.random.Generator, reflectance: NDArray[np.float32]) -> Picture:
+def expose(rng: np.random.Generator, reflectance: Plane) -> Picture:
     """Photograph an (H, W) or (H, W, 3) reflectance to (H, W) or (H, W, 3) uint8.
 
     Light falls off across the picture and gain, gamma, blur (up to 0.8 px) and noise (up to 3 grey levels) differ from photo
@@ -37,4 +36,4 @@ def _jpeg(photo: Picture, quality: int) -> Picture:
     written, data = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not written:
         raise ValueError(f"JPEG refused an array of shape {photo.shape} and type {photo.dtype}; expected uint8, 1 or 3 channels")
-    return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED), np.uint8)

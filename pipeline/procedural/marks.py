@@ -148,7 +148,7 @@ def oil(rng: np.random.Generator, scene: Scene) -> Scene:
     distance = outlined_blob(rng, scene, radius, 0.2, rng.uniform(0.6, 1.0))
     strength = np.clip((1.0 - distance) / rng.uniform(0.2, 0.5), 0, 1)
     smooth = soften(scene.tone, 2.5)
-    shine = np.clip(unit_noise(rng, scene.size_px, (radius / 2,) * 2) - 0.9, 0, 1)
+    shine = np.clip(unit_noise(rng, scene.size_px, radius / 2) - 0.9, 0, 1)
     film = (0.5 * smooth + 0.5 * scene.tone) * rng.uniform(0.55, 0.82) + rng.uniform(0.05, 0.2) * shine
     return blend(scene, film, strength, (1.0, 0.95, float(rng.uniform(0.7, 0.95))) if rng.random() < 0.5 else None)
 

@@ -26,7 +26,7 @@ def wood(rng: np.random.Generator, size_px: int) -> Scene:
 def leather(rng: np.random.Generator, size_px: int) -> Scene:
     """Pebbled grain: cushions between dark creases, lit from one side."""
     pebble = rng.uniform(2.2, 5.0)
-    creases = np.minimum(np.abs(unit_noise(rng, size_px, (pebble,) * 2)), np.abs(unit_noise(rng, size_px, (1.4 * pebble,) * 2)))
+    creases = np.minimum(np.abs(unit_noise(rng, size_px, pebble)), np.abs(unit_noise(rng, size_px, 1.4 * pebble)))
     height = np.sqrt(np.minimum(creases, 0.6))
     light = lit_relief(height.astype(np.float32), rng.uniform(0, 2 * np.pi))
     tone = rng.uniform(0.22, 0.45) + rng.uniform(0.12, 0.2) * height + 0.25 * light + 0.01 * unit_noise(rng, size_px, (0.7, 0.7))
@@ -36,7 +36,7 @@ def leather(rng: np.random.Generator, size_px: int) -> Scene:
 
 def concrete(rng: np.random.Generator, size_px: int) -> Scene:
     """Cement with clouds, sand grains and small pores."""
-    clouds = unit_noise(rng, size_px, (size_px / 9,) * 2) + 0.6 * unit_noise(rng, size_px, (4, 4))
+    clouds = unit_noise(rng, size_px, size_px / 9) + 0.6 * unit_noise(rng, size_px, (4, 4))
     sand = unit_noise(rng, size_px, (0.8, 0.8))
     pores = np.clip(unit_noise(rng, size_px, (1.1, 1.1)) - rng.uniform(2.2, 2.8), 0, 0.7)
     tone = rng.uniform(0.45, 0.65) + rng.uniform(0.02, 0.045) * clouds + rng.uniform(0.02, 0.04) * sand - 0.3 * pores
@@ -47,7 +47,7 @@ def painted_panel(rng: np.random.Generator, size_px: int) -> Scene:
     """Lacquer: one colour, faint orange peel, a broad reflection."""
     peel = rng.uniform(1.5, 3.5)
     light = lit_relief(unit_noise(rng, size_px, (peel, peel)), rng.uniform(0, 2 * np.pi))
-    gloss = unit_noise(rng, size_px, (size_px / 3,) * 2)
+    gloss = unit_noise(rng, size_px, size_px / 3)
     tone = rng.uniform(0.25, 0.8) + rng.uniform(0.003, 0.012) * light / light.std() + rng.uniform(0.01, 0.05) * gloss
     colour = tuple(float(v) for v in rng.uniform(0.45, 1.15, size=3))
     return Scene("painted_panel", tone.astype(np.float32), (colour[0], colour[1], colour[2]))

@@ -24,7 +24,7 @@ def cast_metal(rng: np.random.Generator, size_px: int) -> Scene:
     light = lit_relief(height, rng.uniform(0, 2 * np.pi))
     speckle = unit_noise(rng, size_px, (0.6, 0.6))
     tone = rng.uniform(0.3, 0.55) + rng.uniform(0.05, 0.09) * light / light.std() + 0.02 * speckle
-    return Scene("cast_metal", (tone + 0.03 * unit_noise(rng, size_px, (size_px / 6,) * 2)).astype(np.float32))
+    return Scene("cast_metal", (tone + 0.03 * unit_noise(rng, size_px, size_px / 6)).astype(np.float32))
 
 
 def ground_steel(rng: np.random.Generator, size_px: int) -> Scene:
@@ -42,6 +42,6 @@ def magnetic_ceramic(rng: np.random.Generator, size_px: int) -> Scene:
     grain = unit_noise(rng, size_px, (0.7, 0.7)) + 0.7 * unit_noise(rng, size_px, (1.6, 1.6))
     side = roomy(size_px)
     marks = turned(rng, unit_noise(rng, side, (0.8, side / 2)), 4)[:size_px, :size_px]
-    clouds = unit_noise(rng, size_px, (size_px / 7,) * 2)
+    clouds = unit_noise(rng, size_px, size_px / 7)
     tone = rng.uniform(0.2, 0.55) + rng.uniform(0.01, 0.03) * grain + rng.uniform(0.0, 0.025) * marks
     return Scene("magnetic_ceramic", (tone + rng.uniform(0.01, 0.03) * clouds).astype(np.float32))

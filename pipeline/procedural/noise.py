@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Plane = NDArray[np.float32]
+Plane = NDArray[np.floating[Any]]
+"""(H, W) float32; arithmetic with numpy scalars keeps it so, which type checkers cannot see."""
 
 COARSE_SIGMA = 1.5
 """Noise smoother than this many cells is drawn on a coarser grid and enlarged: the same look at a fraction of the cost."""
@@ -18,12 +21,13 @@ def grid(size_px: int) -> tuple[Plane, Plane]:
     return np.repeat(steps[:, None], size_px, axis=1), np.repeat(steps[None], size_px, axis=0)
 
 
-def unit_noise(rng: np.random.Generator, size_px: int, sigma_px: tuple[float, float]) -> Plane:
-    """Smooth noise of zero mean and unit deviation; `sigma_px` is (rows, columns)."""
-    factors = [max(1.0, sigma / COARSE_SIGMA) for sigma in sigma_px]
+def unit_noise(rng: np.random.Generator, size_px: int, sigma_px: float | tuple[float, float]) -> Plane:
+    """Smooth noise of zero mean and unit deviation; `sigma_px` is (rows, columns), or one for both."""
+    sigmas = sigma_px if isinstance(sigma_px, tuple) else (sigma_px, sigma_px)
+    factors = [max(1.0, sigma / COARSE_SIGMA) for sigma in sigmas]
     rows, columns = (int(np.ceil(size_px / factor)) + 4 for factor in factors)
     coarse = rng.standard_normal((rows, columns), dtype=np.float32)
-    across, down = (max(0.05, sigma / factor) for sigma, factor in zip(sigma_px[::-1], factors[::-1], strict=True))
+    across, down = (max(0.05, sigma / factor) for sigma, factor in zip(sigmas[::-1], factors[::-1], strict=True))
     coarse = cv2.GaussianBlur(coarse, (0, 0), sigmaX=across, sigmaY=down, borderType=cv2.BORDER_REFLECT)
     full = (max(size_px, round(columns * factors[1])), max(size_px, round(rows * factors[0])))
     plane = cv2.resize(coarse, full, interpolation=cv2.INTER_CUBIC)[:size_px, :size_px]
@@ -32,7 +36,7 @@ def unit_noise(rng: np.random.Generator, size_px: int, sigma_px: tuple[float, fl
 
 def soften(plane: Plane, sigma_px: float) -> Plane:
     """Gaussian blur."""
-    return cv2.GaussianBlur(plane, (0, 0), sigmaX=sigma_px, borderType=cv2.BORDER_REFLECT)
+    return cv2.GaussianBlur(plane, (0, 0), sigmaX=sigma_px, borderType=cv2.BORDER_REFLECT).astype(np.float32, copy=False)
 
 
 def turned(rng: np.random.Generator, plane: Plane, degrees: float) -> Plane:
@@ -46,6 +50,7 @@ def turned(rng: np.random.Generator, plane: Plane, degrees: float) -> Plane:
     matrix = cv2.getRotationMatrix2D((centre, centre), float(rng.uniform(-degrees, degrees)), 1.0)
     matrix[:, 2] -= (size - out) / 2
     result = cv2.warpAffine(plane, matrix, (out, out), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    result = result.astype(np.float32, copy=False)
     return np.ascontiguousarray(result.T) if rng.random() < 0.5 else result
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.images import Mask
 from pipeline.procedural.noise import Plane
@@ -59,7 +58,7 @@ class Scene:
         """Side of the square."""
         return self.tone.shape[0]
 
-    def rgb(self) -> NDArray[np.float32]:
+    def rgb(self) -> Plane:
         """(H, W, 3) reflectance in colour."""
         picture = self.tone[..., None] * np.array(self.colour, np.float32)
         for weight, colour in self.tints:

@@ -172,4 +172,4 @@ def _at_edge(rng: np.random.Generator, scene: Scene, radius_px: float) -> Plane:
     pick = int(rng.integers(len(rows)))
     ys, xs = grid(scene.size_px)
     away = np.hypot(ys - rows[pick], xs - columns[pick]) / np.float32(radius_px)
-    return away * np.exp(np.float32(0.3) * unit_noise(rng, scene.size_px, (max(1.0, radius_px / 2),) * 2))
+    return away * np.exp(np.float32(0.3) * unit_noise(rng, scene.size_px, max(1.0, radius_px / 2)))
