@@ -118,7 +118,8 @@ def sources_below(folder: str) -> set[str]:
 def shortest_deps(files: set[str]) -> list[str]:
     """The files as deps; a folder below a package's top stands for its files where a stage needs all of them."""
     deps, left = [], set(files)
-    for folder in sorted({str(p) for f in files for p in Path(f).parents if len(p.parts) > 1}, key=lambda f: (f.count("/"), f)):
+    folders = {str(p) for f in files for p in Path(f).parents if len(p.parts) > 1} - {WEIGHTS}  # a stage reads one detector's
+    for folder in sorted(folders, key=lambda f: (f.count("/"), f)):
         inside = {file for file in left if covers(folder, file)}
         if inside and sources_below(folder) <= files and (len(inside) > 1 or not sources_below(folder)):
             deps.append(folder)

@@ -29,7 +29,7 @@ CHANGES = {
     "learn_concept": {"defectfill": {"steps": 2, "batch": 2, "min_crop_px": 16, "threads": 1, "lr_unet": 0.5, "warmup_steps": 0}},
     "synthesize": {"threads": 1, "min_crop_px": 16, "micro_batch": 4, "defectfill": {"candidates": 2, "steps": 2}},
     "select": {"threads": 1, "min_changed_share": 0.0, "outlier_quantile": 1.0},
-    "train": {"image_px": 64, "steps": 2, "batch": 4, "validate_every": 1, "threads": 1},
+    "train": {"start": "scratch", "image_px": 64, "steps": 2, "batch": 4, "validate_every": 1, "threads": 1},
     "evaluate": {"threads": 1},
 }
 TWO_STEPS = {"learn_base": {"vae": {"steps": 2, "batch": 2}, "unet": {"steps": 2, "batch": 2}}}
