@@ -25,6 +25,7 @@ from pipeline.seeds import derive_seed
 CLASSES = DEFECT_TYPES
 SMALLEST_PX = 8
 """A target needs as many mask pixels; what a resize or cut leaves of smaller ones is not labelled."""
+SMALLEST_DRAWING_PX = 32
 STEPS_AHEAD = 3
 
 Marked = tuple[Picture, list[tuple[str, Mask]]]
@@ -42,9 +43,10 @@ class Job:
 def _one(rng: np.random.Generator, side_px: int, zoom: tuple[float, float]) -> Marked:
     """A drawing of another size brought to `side_px`, so that textures and defects of a type come in many scales."""
     factor = math.exp(rng.uniform(math.log(zoom[0]), math.log(zoom[1])))
-    drawing = draw(rng, round(side_px / factor))
+    drawn_px = max(SMALLEST_DRAWING_PX, round(side_px / factor))
+    drawing = draw(rng, drawn_px)
     size = (side_px, side_px)
-    smaller = factor < 1
+    smaller = drawn_px > side_px
     picture = resize(drawing.picture, size, cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
     marks = [(name, _to_size(mask, size, smaller)) for name, mask in drawing.instances]
     return picture, [(name, mask) for name, mask in marks if mask.sum() >= SMALLEST_PX]

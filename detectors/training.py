@@ -39,6 +39,8 @@ from pipeline.training import History, LoopPlan, run_loop
 
 logger = logging.getLogger(__name__)
 
+SMALL_SCALE = 0.5
+
 
 @dataclass(frozen=True)
 class FoldData:
@@ -79,6 +81,19 @@ def side_of(data: DetectionData, image_px: int) -> int:
     return network_side((r.size for r in data.records), image_px)
 
 
+def smallest_scale(data: DetectionData, side_px: int) -> float:
+    """How far the largest photo is shrunk: network pixels a photo pixel. Below a half, a warning says what that does."""
+    scale = round(min(min(fit(r.size, side_px).scale) for r in data.records), 4)
+    if scale < SMALL_SCALE:
+        logger.warning(
+            "photos are shrunk to %.2f of their size, so that a defect of 15 px has %.0f px left; raise train.image_px, or cut "
+            "the photos into tiles before `prepare`",
+            scale,
+            15 * scale,
+        )
+    return scale
+
+
 @dataclass(frozen=True)
 class Fitted:
     """One finished training."""
@@ -87,6 +102,7 @@ class Fitted:
     history: History
     counts: Counts
     side_px: int
+    smallest_scale: float
     start: dict[str, Any]
 
 
@@ -129,6 +145,7 @@ def _after_step(params: TrainParams, session: Session, val: DetectionData, side_
 def fit_fold(params: TrainParams, name: str, arm: Arm, data: FoldData, seed: int, work: Path) -> Fitted:
     """Train one network; resumes from the checkpoint in `work`."""
     side_px = side_of(data.train, params.image_px)
+    scale = smallest_scale(data.train, side_px)
     pools = load_pools(data, side_px)
     counts = batch_counts(params.batch, params.negative_share, params.synthetic_share, pools)
     session, start = start_session(params, name, len(data.train.classes), seed)
@@ -150,7 +167,7 @@ def fit_fold(params: TrainParams, name: str, arm: Arm, data: FoldData, seed: int
         {"network": session.network, "ema": session.ema, "best": session.best},
         _after_step(params, session, data.val, side_px),
     )
-    return Fitted(session, history, counts, side_px, start)
+    return Fitted(session, history, counts, side_px, scale, start)
 
 
 def image_counts(data: FoldData) -> dict[str, int]:
@@ -164,11 +181,6 @@ def image_counts(data: FoldData) -> dict[str, int]:
     }
 
 
-def _smallest_scale(data: DetectionData, side_px: int) -> float:
-    """How far the largest photo is shrunk: network pixels a photo pixel."""
-    return round(min(min(fit(r.size, side_px).scale) for r in data.records), 4)
-
-
 def _card(params: TrainParams, name: str, arm: Arm, data: FoldData, fitted: Fitted) -> dict[str, Any]:
     session = fitted.session
     return {
@@ -178,7 +190,7 @@ def _card(params: TrainParams, name: str, arm: Arm, data: FoldData, fitted: Fitt
         "params": params.model_dump(mode="json"),
         "start": fitted.start,
         "side_px": fitted.side_px,
-        "smallest_scale": _smallest_scale(data.train, fitted.side_px),
+        "smallest_scale": fitted.smallest_scale,
         "parameters": sum(p.numel() for p in session.network.parameters()),
         "images": image_counts(data),
         "batch": asdict(fitted.counts),

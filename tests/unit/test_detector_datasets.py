@@ -15,6 +15,7 @@ from detectors.datasets import (
 from detectors.letterbox import PAD_GREY, fit, network_side, pad
 from detectors.predict import to_results
 from detectors.protocol import Found
+from detectors.training import smallest_scale
 from pipeline.params import LabelParams
 from pipeline.stages.label import label
 from tests.detector_toy import CLASSES, write_prepared, write_selected
@@ -110,3 +111,12 @@ def test_a_thin_scratch_survives_shrinking():
     mask = np.zeros((256, 256), bool)
     mask[100, 20:200] = True
     assert fit((256, 256), 64).shrink_mask(mask).any()
+
+
+def test_photos_that_shrink_below_half_are_warned_of(tmp_path, caplog):
+    data = from_manifest(write_prepared(tmp_path, 96) / "train", 0, "train", RULES)
+    assert smallest_scale(data, 96) == 1.0
+    assert smallest_scale(data, 64) == 0.6667
+    assert not caplog.records
+    assert smallest_scale(data, 32) == 0.3333
+    assert "a defect of 15 px has 5 px left; raise train.image_px" in caplog.text
