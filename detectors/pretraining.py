@@ -21,7 +21,7 @@ from detectors.metrics import all_scores
 from detectors.model_files import HISTORY, WEIGHTS, history_csv, save_network, to_half
 from detectors.params import PretrainDetectorParams
 from detectors.predict import detect, to_results, to_tensor
-from detectors.protocol import Limits
+from detectors.protocol import DETECTORS, Limits
 from detectors.session import Session, fresh_network, open_session, validation_row, weight_groups
 from pipeline.records import write_json, write_text
 from pipeline.runlog import whole_folder
@@ -77,10 +77,10 @@ def _claim(work: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def settings_of(params: PretrainDetectorParams, session: Session) -> dict[str, Any]:
-    """What decides the bytes of a pre-training; the number of workers does not."""
-    values = params.model_dump(mode="json", exclude={"workers"})
-    return {**values, "architecture": session.architecture, "classes": list(CLASSES)}
+def recipe_of(params: PretrainDetectorParams, name: str) -> dict[str, Any]:
+    """What decides the bytes of one detector: not the number of workers, and nothing of other detectors."""
+    values = params.model_dump(mode="json", exclude={"workers", *DETECTORS})
+    return {**values, name: params.tuning(name).model_dump(mode="json")}
 
 
 def _validate(params: PretrainDetectorParams, session: Session, held: Held) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _facts(
         "detector": name,
         "data": "pictures and exact masks drawn by pipeline/procedural, each used once; no photo",
         "licence": "as the project; architecture, loss and decoding are ultralytics' (AGPL-3.0)",
-        "params": params.model_dump(mode="json", exclude={"workers"}),
+        "params": recipe_of(params, name),
         "steps": len(history.losses),
         "skipped_steps": history.skipped,
         "seed": params.seed,
@@ -194,7 +194,7 @@ def pretrain(params: PretrainDetectorParams, name: str, out: Path, work: Path, d
     torch.set_num_threads(params.threads)
     network = fresh_network(name, len(CLASSES), params.seed).to(place)
     session = open_session(name, len(CLASSES), network, params.ema_decay)
-    _claim(work, settings_of(params, session))
+    _claim(work, {**recipe_of(params, name), "architecture": session.architecture, "classes": list(CLASSES)})
     with Supply(params.drawing, params.seed, params.tuning(name).steps, params.workers) as supply:
         jobs = validation_jobs(params.drawing, params.seed, params.validation_pictures)
         examples = tuple(supply.draw(jobs))

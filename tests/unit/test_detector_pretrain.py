@@ -190,6 +190,12 @@ def test_a_run_begun_with_other_settings_is_not_resumed(tmp_path: Path):
         pretraining._claim(tmp_path / "work", {"lr": 2.0, "seed": 0})
 
 
+def test_what_another_detector_or_the_workers_change_is_no_part_of_a_recipe():
+    other = params(workers=3, yolo_seg={"steps": 9, "lr_scale": 1.0})
+    assert pretraining.recipe_of(other, "rtdetr") == pretraining.recipe_of(params(), "rtdetr")
+    assert pretraining.recipe_of(other, "yolo_seg") != pretraining.recipe_of(params(), "yolo_seg")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_missing_gpu_is_said(tmp_path: Path):
     with pytest.raises(PretrainError, match=r"device 'cuda' was asked for and torch finds none here; .* --device cpu"):
