@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 
 CHANGES = {
     "prepare": {"k": 2, "val_parts": 1, "sample": {"seed": 0, "size_px": 64, "parts_per_type": 6, "good_parts": 9}},
-    "learn_base": {"crop_px": 32, "crop_side_px": [24, 48], "threads": 1},
+    "learn_base": {"source": "train", "crop_px": 32, "crop_side_px": [24, 48], "threads": 1},
     # Two steps teach nothing: a rate this high makes the concept change something at all.
     "learn_concept": {"defectfill": {"steps": 2, "batch": 2, "min_crop_px": 16, "threads": 1, "lr_unet": 0.5, "warmup_steps": 0}},
     "synthesize": {"threads": 1, "min_crop_px": 16, "micro_batch": 4, "defectfill": {"candidates": 2, "steps": 2}},
