@@ -18,7 +18,7 @@ from detectors.protocol import DETECTORS
 from pipeline.params import LabelParams, ParamsError, load_section
 
 PARAMS = Path("params.yaml")
-PRETRAIN_PARAMS = Path("profiles/pretrain.yaml")
+PRETRAIN_PARAMS = Path("pretrain.yaml")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m detectors",
         description="Train a detector in one arm, score all on test, or pre-train what they start from.",
     )
-    parser.add_argument("--params", type=Path, help="parameter file; default params.yaml, for pretrain profiles/pretrain.yaml")
+    parser.add_argument("--params", type=Path, help="parameter file; default params.yaml, for pretrain pretrain.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print resolved parameters and counts, then stop")
     # The same options are valid before and after the command; SUPPRESS keeps the sub-parser from resetting them.
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""Typed sections `train` and `evaluate` of `params.yaml`, and `pretrain_detector` of `profiles/pretrain.yaml`."""
+"""Typed sections `train` and `evaluate` of `params.yaml`, and `pretrain_detector` of `pretrain.yaml`."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
     command = commands.add_parser("pretrain", help="Train the embedded base on procedural drawings; not a stage.")
     command.add_argument("network", choices=("base",))
-    command.add_argument("--params", type=Path, default=Path("profiles/pretrain.yaml"), help="file with section pretrain_base")
+    command.add_argument("--params", type=Path, default=Path("pretrain.yaml"), help="file with section pretrain_base")
     command.add_argument("--device", default="cpu", help="cpu, cuda or cuda:<n>")
     command.add_argument("--out", type=Path, help="folder for the pipeline; the one in the repository if not given")
     command.set_defaults(run=_pretrain, dry_run=False)

@@ -78,7 +78,7 @@ class LearnBaseParams(Section):
 
 
 class PretrainBaseParams(Section):
-    """Training of the embedded base on drawings; a section of `profiles/pretrain.yaml`."""
+    """Training of the embedded base on drawings; a section of `pretrain.yaml`."""
 
     seed: int
     threads: int = Field(ge=1)

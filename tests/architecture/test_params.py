@@ -15,13 +15,13 @@ from pipeline.params import ParamsError, PretrainBaseParams, Section, parse_sect
 from tests.conftest import ROOT
 
 MODELS: dict[str, type[Section]] = {**PIPELINE, "train": TrainParams, "evaluate": EvaluateParams}
-# Sections of profiles/pretrain.yaml: no stage reads them.
+# Sections of pretrain.yaml: no stage reads them.
 PRETRAIN: dict[str, type[Section]] = {"pretrain_base": PretrainBaseParams, "pretrain_detector": PretrainDetectorParams}
 STAGE_DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-PRETRAIN_DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "profiles" / "pretrain.yaml").read_text(encoding="utf-8"))
+PRETRAIN_DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "pretrain.yaml").read_text(encoding="utf-8"))
 DOCUMENT = {**STAGE_DOCUMENT, **PRETRAIN_DOCUMENT}
 ALL_MODELS = {**MODELS, **PRETRAIN}
-PROFILES = sorted(path for path in (ROOT / "profiles").glob("*.yaml") if path.name != "pretrain.yaml")
+PROFILES = sorted(path for path in (ROOT / "profiles").glob("*.yaml"))
 
 
 def groups(model: type[BaseModel], prefix: tuple[str, ...]) -> list[tuple[tuple[str, ...], type[BaseModel]]]:

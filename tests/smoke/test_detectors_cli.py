@@ -120,13 +120,12 @@ def test_all_arms_start_from_the_same_weights(factory):
 
 @pytest.mark.parametrize("detector", ["rtdetr", "yolo_seg"])
 def test_pretrain_then_train_from_it(factory, monkeypatch, capsys, detector):
-    document = yaml.safe_load((ROOT / "profiles" / "pretrain.yaml").read_text())
+    document = yaml.safe_load((ROOT / "pretrain.yaml").read_text())
     section = document["pretrain_detector"]
     section["drawing"] |= {"sides_px": [64], "pixels_per_step": 2 * 64**2}
     section |= {"validate_every": 2, "validation_pictures": 3, "threads": 1, "workers": 0, "warmup_steps": 1}
     section[detector]["steps"] = 2
-    Path("profiles").mkdir()
-    Path("profiles/pretrain.yaml").write_text(yaml.safe_dump(document))
+    Path("pretrain.yaml").write_text(yaml.safe_dump(document))
     assert main(["pretrain", "--detector", detector, "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["out"] == f"detectors/weights/{detector}"
     assert not Path("detectors").exists()

@@ -26,7 +26,7 @@ DRAWING = {"sides_px": (64,), "pixels_per_step": 2 * 64**2, "mosaic_share": 0.3,
 
 
 def params(**changes: Any) -> PretrainDetectorParams:
-    section = yaml.safe_load((ROOT / "profiles" / "pretrain.yaml").read_text())["pretrain_detector"]
+    section = yaml.safe_load((ROOT / "pretrain.yaml").read_text())["pretrain_detector"]
     section["drawing"] |= DRAWING
     tuning = {"steps": 3, "lr_scale": 0.5}
     few = {"warmup_steps": 1, "validate_every": 2, "validation_pictures": 3, "max_detections": 10, "threads": 1, "workers": 0}
