@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import shutil
@@ -24,7 +23,7 @@ from detectors.predict import detect, to_results, to_tensor
 from detectors.protocol import DETECTORS, Limits
 from detectors.session import Session, fresh_network, open_session, validation_row, weight_groups
 from pipeline.records import write_json, write_text
-from pipeline.runlog import whole_folder
+from pipeline.runlog import claim_folder, whole_folder
 from pipeline.training import History, LoopPlan, run_loop
 from pipeline.weight_cards import write_weight_card
 
@@ -32,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 CURVE_ROWS = 1000
 LOG_EVERY = 100
-SETTINGS, CHECKPOINT = "settings.json", "checkpoint.pt"
+CHECKPOINT = "checkpoint.pt"
 
 
 class PretrainError(ValueError):
@@ -57,24 +56,6 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise PretrainError("device 'cuda' was asked for and torch finds none here; install a driver, or use --device cpu")
     return torch.device(name)
-
-
-def _claim(work: Path, settings: dict[str, Any]) -> None:
-    """Make the work folder ours, or make sure that what lies in it was begun with the same settings.
-
-    Code is not compared: an edited comment must not throw away hours.
-    """
-    path = work / SETTINGS
-    if not path.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        write_json(path, settings)
-        return
-    begun = json.loads(path.read_text(encoding="utf-8"))
-    if changed := sorted(key for key in begun.keys() | settings.keys() if begun.get(key) != settings.get(key)):
-        raise PretrainError(
-            f"{work} holds a pre-training begun with other {', '.join(changed)}; put them back to resume it, "
-            "delete the folder to start afresh, or name another with --work"
-        )
 
 
 def recipe_of(params: PretrainDetectorParams, name: str) -> dict[str, Any]:
@@ -188,13 +169,14 @@ def pretrain(params: PretrainDetectorParams, name: str, out: Path, work: Path, d
         Scores of the saved file on held-out drawn pictures, see `metrics.all_scores`.
 
     Raises:
-        PretrainError: If the device is missing, or `work` holds a run with other settings.
+        PretrainError: If the device is missing.
+        pipeline.runlog.ClaimError: If `work` holds a run with other settings.
     """
     place = pick_device(device)
     torch.set_num_threads(params.threads)
     network = fresh_network(name, len(CLASSES), params.seed).to(place)
     session = open_session(name, len(CLASSES), network, params.ema_decay)
-    _claim(work, {**recipe_of(params, name), "architecture": session.architecture, "classes": list(CLASSES)})
+    claim_folder(work, {**recipe_of(params, name), "architecture": session.architecture, "classes": list(CLASSES)})
     with Supply(params.drawing, params.seed, params.tuning(name).steps, params.workers) as supply:
         jobs = validation_jobs(params.drawing, params.seed, params.validation_pictures)
         examples = tuple(supply.draw(jobs))

@@ -105,7 +105,8 @@ def _pretrain(args: argparse.Namespace) -> None:
     from pipeline.diffusion.components import EMBEDDED
     from pipeline.pretraining.base import pretrain_base
 
-    pretrain_base(load_section("pretrain_base", PretrainBaseParams, args.params), args.device, args.out or EMBEDDED)
+    params = load_section("pretrain_base", PretrainBaseParams, args.params)
+    pretrain_base(params, args.device, args.out or EMBEDDED, args.work)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -123,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--params", type=Path, default=Path("pretrain.yaml"), help="file with section pretrain_base")
     command.add_argument("--device", default="cpu", help="cpu, cuda or cuda:<n>")
     command.add_argument("--out", type=Path, help="folder for the pipeline; the one in the repository if not given")
+    command.add_argument("--work", type=Path, default=Path(".work/pretrain-base"), help="checkpoints to resume from")
     command.set_defaults(run=_pretrain, dry_run=False)
     command = commands.add_parser("configure", help="Write data source, layout and profile into params.yaml.")
     command.add_argument("--data", help="folder of the raw data set")

@@ -17,6 +17,7 @@ from pipeline.records import fold_name, write_json
 
 WORK = Path(".work")
 RUNS = Path("reports/runs")
+SETTINGS = "settings.json"
 
 
 def digest(*parts: Any) -> str:
@@ -32,6 +33,31 @@ def digest(*parts: Any) -> str:
             state.update(json.dumps(part, sort_keys=True, default=str).encode())
         state.update(b"\1")
     return state.hexdigest()
+
+
+class ClaimError(ValueError):
+    """A work folder holds a run that was begun with other settings."""
+
+
+def claim_folder(work: Path, settings: dict[str, Any]) -> None:
+    """Make the work folder of a long run ours, or make sure that what lies in it was begun with the same settings.
+
+    Unlike `work_folder`, code is not compared: an edited comment must not throw away hours.
+
+    Raises:
+        ClaimError: Names the settings that differ.
+    """
+    path = work / SETTINGS
+    if not path.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
+        return
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    if changed := sorted(key for key in begun.keys() | settings.keys() if begun.get(key) != settings.get(key)):
+        raise ClaimError(
+            f"{work} holds a pre-training begun with other {', '.join(changed)}; put them back to resume it, "
+            "delete the folder to start afresh, or name another with --work"
+        )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import logging
 import platform
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pipeline.params import PretrainBaseParams
 from pipeline.pretraining.drawings import DrawnCrops
 from pipeline.procedural.defects import DEFECT_TYPES
 from pipeline.procedural.surfaces import SURFACES
-from pipeline.runlog import resumable_output
+from pipeline.runlog import claim_folder, whole_folder
 from pipeline.training import History, LoopPlan
 from pipeline.weight_cards import write_weight_card
 
@@ -32,13 +33,18 @@ CURVE_ROWS = 500
 HELD_OUT_BATCHES = 4
 
 
-def pretrain_base(params: PretrainBaseParams, device: str, out: Path) -> None:
+def pretrain_base(params: PretrainBaseParams, device: str, out: Path, work: Path) -> None:
     """Train VAE, then UNet and text encoder, on fresh drawings, and write the pipeline in half precision with its card.
 
-    A killed run resumes from its checkpoints. The same code runs on CPU and GPU; only on one machine type are the bytes equal.
+    A killed run resumes from its checkpoints in `work`, which is deleted at the end. The same code runs on CPU and GPU; only on
+    one machine type are the bytes equal.
+
+    Raises:
+        pipeline.runlog.ClaimError: If `work` holds a run with other settings.
     """
     torch.set_num_threads(params.threads)
-    with resumable_output(out, params.model_dump(mode="json"), device) as work:
+    claim_folder(work, {**params.model_dump(mode="json"), "device": device})
+    with whole_folder(out) as building:
         source = DrawnCrops(params.crop_px, params.large_share)
         pipe = small_pipeline(params.crop_px[0], params.seed).to(device)
         plan = LoopPlan(params.vae.steps, params.seed, "pretrain vae", warmup_steps=100, cosine=True, checkpoint=work / "vae.pt")
@@ -50,10 +56,11 @@ def pretrain_base(params: PretrainBaseParams, device: str, out: Path) -> None:
         for part in (pipe.vae, pipe.unet, pipe.text_encoder):
             # The plain cast: diffusers' own warns that it keeps no layer in single precision, which is what is wanted.
             torch.nn.Module.to(part, device="cpu", dtype=torch.float16)
-        save_pipeline(pipe, work / "out")
+        save_pipeline(pipe, building)
         for name, history in (("vae", vae), ("unet", unet)):
-            write_curve(history, work / "out" / f"{name}_curve.csv")
-        write_weight_card(work / "out", facts)
+            write_curve(history, building / f"{name}_curve.csv")
+        write_weight_card(building, facts)
+    shutil.rmtree(work)
 
 
 def write_curve(history: History, path: Path) -> None:

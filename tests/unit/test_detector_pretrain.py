@@ -19,6 +19,7 @@ from detectors.pretraining import PretrainError, pretrain
 from detectors.protocol import DETECTORS, Limits
 from detectors.session import fresh_network
 from pipeline.labels.boxes import mask_to_box
+from pipeline.runlog import ClaimError, claim_folder
 from pipeline.weight_cards import WeightsError
 from tests.conftest import ROOT
 
@@ -186,8 +187,8 @@ def test_a_run_begun_with_other_settings_is_not_resumed(tmp_path: Path):
     (tmp_path / "work").mkdir()
     begun = {"lr": 1.0, "seed": 0}
     (tmp_path / "work" / "settings.json").write_text(json.dumps(begun))
-    with pytest.raises(PretrainError, match=r"begun with other lr; put them back to resume it, delete the folder"):
-        pretraining._claim(tmp_path / "work", {"lr": 2.0, "seed": 0})
+    with pytest.raises(ClaimError, match=r"begun with other lr; put them back to resume it, delete the folder"):
+        claim_folder(tmp_path / "work", {"lr": 2.0, "seed": 0})
 
 
 def test_what_another_detector_or_the_workers_change_is_no_part_of_a_recipe():

@@ -10,6 +10,7 @@ from pipeline.diffusion.components import load_pipeline
 from pipeline.params import FitParams, PretrainBaseParams
 from pipeline.pretraining.base import CURVE_ROWS, pretrain_base, write_curve
 from pipeline.pretraining.drawings import DrawnCrops
+from pipeline.runlog import ClaimError
 from pipeline.training import History
 from pipeline.weight_cards import verified_card
 
@@ -25,7 +26,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pretrain")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        pretrain_base(params(), "cpu", folder / "base")
+        pretrain_base(params(), "cpu", folder / "base", folder / "work")
     return folder / "base"
 
 
@@ -51,7 +52,7 @@ def test_the_card_says_how_it_was_made(base: Path):
 
 def test_the_same_parameters_make_the_same_bytes(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    pretrain_base(params(), "cpu", tmp_path / "base")
+    pretrain_base(params(), "cpu", tmp_path / "base", tmp_path / "work")
     assert verified_card(tmp_path / "base")["sha256"] == verified_card(base)["sha256"]
 
 
@@ -65,12 +66,14 @@ def test_a_killed_run_goes_on_where_it_was(base: Path, tmp_path: Path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(module, "train_unet", killed)
         with pytest.raises(KeyboardInterrupt):
-            pretrain_base(params(), "cpu", tmp_path / "base")
+            pretrain_base(params(), "cpu", tmp_path / "base", tmp_path / "work")
     assert not (tmp_path / "base").exists()
+    with pytest.raises(ClaimError, match="begun with other seed; put them back"):
+        pretrain_base(params(seed=1), "cpu", tmp_path / "base", tmp_path / "work")
     with monkeypatch.context() as patch:
         # The VAE is finished: its loop has no step left to do.
         patch.setattr("pipeline.diffusion.pretrain._random_light", killed)
-        pretrain_base(params(), "cpu", tmp_path / "base")
+        pretrain_base(params(), "cpu", tmp_path / "base", tmp_path / "work")
     assert verified_card(tmp_path / "base")["sha256"] == verified_card(base)["sha256"]
 
 
