@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from detectors.model_files import ARCHITECTURE, WEIGHTS
+from detectors.model_files import ARCHITECTURE, CLASSES, WEIGHTS
 from detectors.protocol import DETECTORS
 from pipeline.weight_cards import WeightsError, verified_card
 
@@ -59,24 +62,45 @@ def load_pretrained(name: str) -> tuple[dict[str, Tensor], str]:
     return {key: value.float() if value.dtype.is_floating_point else value for key, value in weights.items()}, digest
 
 
+def related_types(name: str, drawn: Sequence[str]) -> list[str]:
+    """The drawn types that share a word with a user's type; all of them if none does.
+
+    >>> related_types("Break", ["crack", "edge_break"]), related_types("pinhole", ["crack", "hole"])
+    (['edge_break'], ['crack', 'hole'])
+    """
+    words = set(re.findall(r"[a-z]+", name.lower()))
+    return [kind for kind in drawn if words & set(kind.split("_"))] or list(drawn)
+
+
 @torch.no_grad()
-def embed(name: str, network: nn.Module) -> dict[str, Any]:
-    """Take over every pre-trained tensor that means the same for other classes; class heads keep their fresh weights.
+def embed(name: str, network: nn.Module, classes: Sequence[str]) -> dict[str, Any]:
+    """Take over every pre-trained tensor that fits; what belongs to single classes starts from the mean of related drawn types.
+
+    A class head of fresh weights would have to learn from a few photos what a defect is at all.
 
     Args:
         name: A name of `DETECTORS`.
         network: Built for the user's classes, with fresh weights; changed in place.
+        classes: Names of the user's defect types, in the order of the network's classes.
 
     Returns:
-        Facts for the card: the file's hash and how many tensors are pre-trained and fresh.
+        Facts for the card: the file's hash, how many tensors are pre-trained and fresh, and what each class starts from.
 
     Raises:
         WeightsError: See `load_pretrained`.
     """
     detector, (weights, digest) = DETECTORS[name](), load_pretrained(name)
-    own = network.state_dict()
-    # The inner width of YOLO's class branch grows with the classes once there are more of them than channels.
-    taken = [key for key, value in own.items() if not detector.is_class_tensor(key) and weights[key].shape == value.shape]
-    for key in taken:
-        own[key].copy_(weights[key])
-    return {"kind": "embedded", "sha256": digest, "tensors": len(taken), "fresh_tensors": len(own) - len(taken)}
+    drawn: list[str] = json.loads((ROOT / name / CLASSES).read_text(encoding="utf-8"))
+    starts = {kind: related_types(kind, drawn) for kind in classes}
+    rows = [[drawn.index(related) for related in starts[kind]] for kind in classes]
+    own, fresh = network.state_dict(), 0
+    for key, value in own.items():
+        stored = weights[key]
+        if detector.is_class_tensor(key):
+            stored = torch.stack([stored[chosen].mean(dim=0) for chosen in rows])
+        if stored.shape == value.shape:
+            value.copy_(stored)
+        else:
+            # The inner width of YOLO's class branch grows with the classes once there are more of them than channels.
+            fresh += 1
+    return {"kind": "embedded", "sha256": digest, "tensors": len(own) - fresh, "fresh_tensors": fresh, "class_starts": starts}

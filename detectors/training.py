@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,11 +106,11 @@ class Fitted:
     start: dict[str, Any]
 
 
-def start_session(params: TrainParams, name: str, classes: int, seed: int) -> tuple[Session, dict[str, Any]]:
+def start_session(params: TrainParams, name: str, classes: Sequence[str], seed: int) -> tuple[Session, dict[str, Any]]:
     """The same start in every arm, pre-trained or random, with the facts of it for the card."""
-    network = fresh_network(name, classes, seed)
-    start = embed(name, network) if params.start == "embedded" else {"kind": "scratch"}
-    return open_session(name, classes, network, params.ema_decay), start
+    network = fresh_network(name, len(classes), seed)
+    start = embed(name, network, classes) if params.start == "embedded" else {"kind": "scratch"}
+    return open_session(name, len(classes), network, params.ema_decay), start
 
 
 def _losses_at(
@@ -148,7 +148,7 @@ def fit_fold(params: TrainParams, name: str, arm: Arm, data: FoldData, seed: int
     scale = smallest_scale(data.train, side_px)
     pools = load_pools(data, side_px)
     counts = batch_counts(params.batch, params.negative_share, params.synthetic_share, pools)
-    session, start = start_session(params, name, len(data.train.classes), seed)
+    session, start = start_session(params, name, data.train.classes, seed)
     optimizer = torch.optim.AdamW(
         weight_groups(session.network, params.weight_decay), lr=params.lr * params.tuning(name).lr_scale
     )

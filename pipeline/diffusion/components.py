@@ -18,6 +18,7 @@ from pipeline.diffusion.tokenizer import small_tokenizer
 from pipeline.weight_cards import verified_card
 
 LATENT_CHANNELS = 4
+POSTERIOR_LOG_VARIANCE = -6.0
 INPAINT_CHANNELS = 2 * LATENT_CHANNELS + 1
 EMBEDDED = Path(__file__).resolve().parents[1] / "weights" / "base"
 """The project's own base; `python -m pipeline pretrain base` makes it."""
@@ -46,6 +47,8 @@ def small_pipeline(crop_px: int, seed: int) -> StableDiffusionInpaintPipeline:
         sample_size=crop_px,
         mid_block_add_attention=False,
     )
+    # A narrow posterior from the start: at deviation 1 the noise of the sampled latents drowns detail for thousands of steps.
+    vae.quant_conv.bias.data[LATENT_CHANNELS:] = POSTERIOR_LOG_VARIANCE
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

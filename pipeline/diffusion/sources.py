@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pipeline.diffusion.latents import mask_tensor, to_tensor
@@ -14,6 +15,8 @@ from pipeline.images import Picture
 
 BASE_PROMPT = "A photo of a surface"
 MAX_BOXES = 30
+RELIT = ((0.6, 1.4), (-0.4, 0.4))
+"""Ranges of contrast and brightness: defects are darker and brighter than any good crop, parts than any drawing."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,9 @@ class GoodCrops:
     def inpainting(self, count: int, rng: np.random.Generator) -> InpaintBatch:  # noqa: D102
         holes = random_boxes_mask(count, self.crop_px, int(rng.integers(1, MAX_BOXES + 1)), rng)
         return InpaintBatch(self.images(count, rng), mask_tensor(holes), [BASE_PROMPT] * count)
+
+
+def relit(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """(B, 3, S, S) pictures under random contrast and brightness, one of each a picture; may leave [-1, 1]."""
+    gain, shift = (torch.from_numpy(rng.uniform(low, high, (len(images), 1, 1, 1))).float() for low, high in RELIT)
+    return images * gain + shift

@@ -14,7 +14,7 @@ from detectors import drawn, pretrained, pretraining
 from detectors.drawn import CLASSES, Supply, coco_truth, draw_example, jobs_at, validation_jobs
 from detectors.model_files import ModelFileError, history_csv, load_model, to_half
 from detectors.params import PretrainDetectorParams
-from detectors.pretrained import embed
+from detectors.pretrained import embed, related_types
 from detectors.pretraining import PretrainError, pretrain
 from detectors.protocol import DETECTORS, Limits
 from detectors.session import fresh_network
@@ -213,40 +213,51 @@ def test_tensors_of_single_classes_are_those_whose_shape_depends_on_their_number
     assert {k for k in few if few[k].shape != many[k].shape} == {k for k in few if detector.is_class_tensor(k)} != set()
 
 
-@pytest.mark.parametrize("classes", [3, len(CLASSES)])
+USER_TYPES = ["Crack", "Missing_Hole", "pinhole"]
+
+
+def test_a_users_type_is_related_to_drawn_types_by_the_words_of_its_name():
+    found = {name: related_types(name, CLASSES) for name in [*USER_TYPES, "Break", "broken end"]}
+    assert found == {
+        "Crack": ["crack"],
+        "Missing_Hole": ["hole", "missing_thread"],
+        "pinhole": list(CLASSES),
+        "Break": ["edge_break"],
+        "broken end": ["broken_end"],
+    }
+
+
 @pytest.mark.parametrize("name", DETECTORS)
-def test_class_heads_are_fresh_and_everything_else_is_pretrained(embedded: Path, name: str, classes: int):
-    fresh = fresh_network(name, classes, 5).state_dict()
-    network = fresh_network(name, classes, 5)
-    facts = embed(name, network)
+def test_all_is_pretrained_and_class_heads_are_the_mean_of_related_types(embedded: Path, name: str):
+    network = fresh_network(name, len(USER_TYPES), 5)
+    facts = embed(name, network, USER_TYPES)
     stored = load_file(embedded / name / "weights.safetensors")
     detector = DETECTORS[name]()
     for key, value in network.state_dict().items():
-        expected = fresh[key] if detector.is_class_tensor(key) else stored[key].to(value.dtype)
-        assert torch.equal(value, expected), key
+        drawn = stored[key].float() if stored[key].dtype.is_floating_point else stored[key]
+        if detector.is_class_tensor(key):
+            assert torch.equal(value[0], drawn[CLASSES.index("crack")]), key
+            pair = drawn[CLASSES.index("hole")] + drawn[CLASSES.index("missing_thread")]
+            assert torch.allclose(value[1], pair / 2), key
+            assert torch.allclose(value[2], drawn.mean(dim=0)), key
+        else:
+            assert torch.equal(value, drawn), key
     card = json.loads((embedded / name / "card.json").read_text())
-    assert facts["kind"] == "embedded"
     assert facts["sha256"] == card["sha256"]["weights.safetensors"]
-    assert facts["tensors"] + facts["fresh_tensors"] == len(stored)
-
-
-def test_rtdetr_keeps_the_prior_of_its_fresh_class_heads(embedded: Path):
-    network: Any = fresh_network("rtdetr", 3, 0)
-    embed("rtdetr", network)
-    for head in (network.model[-1].enc_score_head, *network.model[-1].dec_score_head):
-        assert torch.allclose(torch.sigmoid(head.bias), torch.full((3,), 0.02))
+    assert (facts["kind"], facts["tensors"], facts["fresh_tensors"]) == ("embedded", len(stored), 0)
+    assert facts["class_starts"]["Crack"] == ["crack"]
 
 
 def test_more_classes_than_channels_leave_the_class_branch_fresh(embedded: Path):
-    facts = embed("yolo_seg", fresh_network("yolo_seg", 60, 0))
-    assert facts["fresh_tensors"] > embed("yolo_seg", fresh_network("yolo_seg", 3, 0))["fresh_tensors"]
+    many = [f"type {number}" for number in range(60)]
+    assert embed("yolo_seg", fresh_network("yolo_seg", 60, 0), many)["fresh_tensors"] > 0
 
 
 def test_changed_weights_are_refused(own_copy: Path):
     tensors = load_file(own_copy / "weights.safetensors")
     save_file({k: v + 1 for k, v in tensors.items()}, own_copy / "weights.safetensors")
     with pytest.raises(WeightsError, match=r"weights\.safetensors has sha256 [0-9a-f]{64}, its card expects [0-9a-f]{64}"):
-        embed("yolo_seg", fresh_network("yolo_seg", 3, 0))
+        embed("yolo_seg", fresh_network("yolo_seg", 3, 0), USER_TYPES)
 
 
 def test_weights_of_another_architecture_are_refused(own_copy: Path):
@@ -255,7 +266,7 @@ def test_weights_of_another_architecture_are_refused(own_copy: Path):
     architecture["backbone"][1][3][0] += 8
     path.write_text(yaml.safe_dump(architecture))
     with pytest.raises(WeightsError, match=r"not detectors/architectures/yolo_seg\.yaml \(backbone\[1\]: .*pretrain --detector"):
-        embed("yolo_seg", fresh_network("yolo_seg", 3, 0))
+        embed("yolo_seg", fresh_network("yolo_seg", 3, 0), USER_TYPES)
 
 
 def test_missing_weights_are_named_with_both_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -263,4 +274,4 @@ def test_missing_weights_are_named_with_both_ways_out(tmp_path: Path, monkeypatc
     with pytest.raises(
         WeightsError, match=r"none/rtdetr is missing, .* pretrain --detector rtdetr`, or set `train\.start: scratch`"
     ):
-        embed("rtdetr", fresh_network("rtdetr", 3, 0))
+        embed("rtdetr", fresh_network("rtdetr", 3, 0), USER_TYPES)

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionInpaintPipeline
 from pipeline.diffusion.components import load_pipeline
 from pipeline.params import FitParams, PretrainBaseParams
 from pipeline.pretraining.base import CURVE_ROWS, pretrain_base, write_curve
-from pipeline.pretraining.drawings import DrawnCrops
+from pipeline.pretraining.drawings import DrawnCrops, _Row, _with_lent_holes
 from pipeline.runlog import ClaimError
 from pipeline.training import History
 from pipeline.weight_cards import verified_card
@@ -72,7 +72,7 @@ def test_a_killed_run_goes_on_where_it_was(base: Path, tmp_path: Path, monkeypat
         pretrain_base(params(seed=1), "cpu", tmp_path / "base", tmp_path / "work")
     with monkeypatch.context() as patch:
         # The VAE is finished: its loop has no step left to do.
-        patch.setattr("pipeline.diffusion.pretrain._random_light", killed)
+        patch.setattr("pipeline.diffusion.pretrain._varied", killed)
         pretrain_base(params(), "cpu", tmp_path / "base", tmp_path / "work")
     assert verified_card(tmp_path / "base")["sha256"] == verified_card(base)["sha256"]
 
@@ -112,3 +112,23 @@ def _written(history: History, path: Path) -> list[str]:
 def test_steps_are_at_least_one():
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         FitParams(steps=0, batch=1, lr=1.0)
+
+
+def test_holes_of_a_defects_shape_are_lent_to_bare_surfaces_only_where_they_are_bare():
+    disc = np.zeros((32, 32), bool)
+    disc[8:16, 8:16] = True
+    free = np.ones((32, 32), bool)
+    free[8:12] = False
+    picture = np.zeros((32, 32, 3), np.uint8)
+    rows = [_Row(picture, disc, "A photo of spot")] + [_Row(picture, ~disc & free, "A photo of a surface", free)] * 40
+    drawn = _with_lent_holes(rows, np.random.default_rng(0))
+    lent = [row for row in drawn[1:] if (row.hole == (disc & free)).all()]
+    assert drawn[0] is rows[0]
+    assert len(lent) in range(15, 35)
+    assert all(row.hole.sum() == 4 * 8 and row.prompt == "A photo of a surface" for row in lent)
+
+
+def test_without_a_defect_in_the_batch_no_hole_is_lent():
+    free = np.ones((8, 8), bool)
+    rows = [_Row(np.zeros((8, 8, 3), np.uint8), free, "A photo of a surface", free)]
+    assert _with_lent_holes(rows, np.random.default_rng(0)) == rows
