@@ -111,6 +111,7 @@ class DefectFillParams(Section):
     weight_attention: float = Field(ge=0)
     background_weight: float = Field(ge=0, le=1)
     random_boxes: int = Field(ge=1)
+    encoded_crops: int = Field(ge=1)
     reduction: Literal["mean", "area"]
     attention_norm: Literal["none", "max"]
     crop_scale: Range

@@ -28,6 +28,7 @@ def fit_params(**changes: object) -> DefectFillParams:
         "weight_attention": 0.05,
         "background_weight": 0.3,
         "random_boxes": 30,
+        "encoded_crops": 6,
         "reduction": "area",
         "attention_norm": "none",
         "crop_scale": (2.0, 4.0),

@@ -1,7 +1,7 @@
 """Building, loading and checking of 9-channel inpainting pipelines in the diffusers folder format."""
 
 # diffusers and transformers annotate configs, outputs and optional parts more narrowly than they behave.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from pipeline.diffusion.components import EMBEDDED, load_pipeline
 from pipeline.diffusion.pretrain import reconstruction_psnr
 from pipeline.diffusion.sources import GoodCrops
 from pipeline.images import read_rgb, write_png
-from pipeline.params import LearnBaseParams, PrepareParams, load_section
+from pipeline.params import LearnBaseParams, PrepareParams, SynthesizeParams, load_section
 from pipeline.procedural.defects import defects_on
 from pipeline.procedural.factory import draw
 from pipeline.procedural.surfaces import SURFACES
@@ -130,14 +130,26 @@ def fill(data: Path) -> dict[str, Any]:
     holes, others = fills.cut_holes(test, HOLES, 0), fills.cut_holes(test, HOLES, 1)
     adapted, seconds = fills.adapted_base(params, train)
     scratch, facts = fills.scratch_base(params, train, seconds)
+    steps = load_section("synthesize", SynthesizeParams).defectfill.steps
     made = {
-        "embedded": fills.diffusion_fills(adapted, holes, 0),
-        "scratch": fills.diffusion_fills(scratch, holes, 0),
+        "embedded": fills.diffusion_fills(adapted, holes, steps, 0),
+        "scratch": fills.diffusion_fills(scratch, holes, steps, 0),
         "telea": fills.telea_fills(holes),
+    }
+    # What the two measures can tell at all: flawless texture, and the truth itself, against Telea.
+    flawless = {"same_part": fills.borrowed_fills(test, holes, 0), "truth": holes.crops}
+    limits = {
+        name: fills.compare(judge(), holes, others, {name: pictures, "telea": made["telea"]})
+        for name, pictures in flawless.items()
     }
     shown = np.where(holes.masks[:SHOWN, ..., None], np.uint8(128), holes.crops[:SHOWN])
     write_png(PICTURES / "fills.png", sheet([holes.crops[:SHOWN], shown, *(pictures[:SHOWN] for pictures in made.values())]))
-    return {"adapt_seconds": round(seconds, 1), "scratch_run": facts, **fills.compare(judge(), holes, others, made)}
+    return {
+        "adapt_seconds": round(seconds, 1),
+        "scratch_run": facts,
+        **fills.compare(judge(), holes, others, made),
+        "limits": limits,
+    }
 
 
 def judge() -> list[Any]:

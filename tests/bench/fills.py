@@ -24,7 +24,6 @@ from pipeline.params import FitParams, LearnBaseParams
 from pipeline.training import LoopPlan
 
 CROP_PX = 64
-STEPS = 20
 VAE_SHARE = 0.4
 """Of the minutes of the base from scratch; the UNet gets the rest."""
 PROBE_STEPS = 8
@@ -103,8 +102,8 @@ def _cost(pipe: StableDiffusionInpaintPipeline, source: GoodCrops, part: str, pa
 
 
 @torch.inference_mode()
-def diffusion_fills(pipe: StableDiffusionInpaintPipeline, holes: Holes, seed: int) -> NDArray[np.uint8]:
-    """(N, S, S, 3): the hole from pure noise in `STEPS` steps without guidance, the rest untouched.
+def diffusion_fills(pipe: StableDiffusionInpaintPipeline, holes: Holes, steps: int, seed: int) -> NDArray[np.uint8]:
+    """(N, S, S, 3): the hole from pure noise in `steps` steps without guidance, the rest untouched.
 
     From pure noise, since a start from the noised clean latent would show the network what it has to guess. The known latents
     around the hole are those of Telea's fill: the truth would shine through the encoder's receptive field, grey would taint it.
@@ -117,7 +116,7 @@ def diffusion_fills(pipe: StableDiffusionInpaintPipeline, holes: Holes, seed: in
         text = pipe.text_encoder(prompt_ids(pipe.tokenizer, [BASE_PROMPT] * len(crops))).last_hidden_state
         given = Conditions(clean, latent_mask(mask, clean), masked_background(pipe.vae, images, mask), text, text)
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed + start))
-        latents = inpaint(pipe.unet, pipe.scheduler, given, noise, Trajectory(STEPS, 1.0, 1.0))
+        latents = inpaint(pipe.unet, pipe.scheduler, given, noise, Trajectory(steps, 1.0, 1.0))
         pixels = ((decode(pipe.vae, latents).clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
         filled.append(np.where(masks[..., None], pixels.mean(axis=3, keepdims=True).astype(np.uint8), crops))
     return np.concatenate(filled)
@@ -129,6 +128,20 @@ def telea_fills(holes: Holes) -> NDArray[np.uint8]:
     return np.stack([cv2.inpaint(np.ascontiguousarray(c), m.astype(np.uint8), 3, cv2.INPAINT_TELEA) for c, m in pairs]).astype(
         np.uint8
     )
+
+
+def borrowed_fills(photos: list[tuple[str, Picture]], holes: Holes, seed: int) -> NDArray[np.uint8]:
+    """What a flawless painter could do who cannot see the hole: real texture of the same part, as bright as Telea's fill."""
+    rng = np.random.default_rng(seed)
+    filled = []
+    for crop, mask, part, near in zip(holes.crops, holes.masks, holes.parts, telea_fills(holes), strict=True):
+        own = [photo for name, photo in photos if name == part]
+        photo = own[rng.integers(len(own))]
+        y, x = (int(rng.integers(0, side - CROP_PX + 1)) for side in photo.shape[:2])
+        other = photo[y : y + CROP_PX, x : x + CROP_PX].astype(np.float32)
+        lifted = np.clip(other - other[mask].mean() + near[mask].mean(), 0, 255).astype(np.uint8)
+        filled.append(np.where(mask[..., None], lifted, crop))
+    return np.stack(filled)
 
 
 @torch.inference_mode()

@@ -1,5 +1,6 @@
 """The bugs of public re-implementations (arXiv 2503.13985), one test each."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipeline.generators.defectfill import fit as fit_module
 from pipeline.generators.defectfill.attention import AttentionRecorder, token_column
 from pipeline.generators.defectfill.batches import BatchSource, zoomed
 from pipeline.generators.defectfill.concept import TokenError, add_lora, add_tokens, load_concept, token_column_of, token_of
+from pipeline.generators.defectfill.encoded import encode_batch, encoded_pool
 from pipeline.generators.defectfill.fit import attach, fit, losses_of
 from pipeline.generators.protocol import FitJob
 from pipeline.training import LoopPlan
@@ -36,7 +38,8 @@ def concept(base: Path):
     source = BatchSource(references(), params, SIDE)
     ids = add_tokens(pipe, source.defects)
     groups = add_lora(pipe, params, list(ids.values()))
-    return attach(pipe, source.defects, ids, "surface"), source.draw(2, np.random.default_rng(0)), groups, ids
+    drawn = source.draw_types(["hole", "hole"], np.random.default_rng(0))
+    return attach(pipe, source.defects, ids, "surface"), encode_batch(pipe.vae, drawn), groups, ids
 
 
 def wake_lora(groups: dict[str, list[torch.Tensor]]) -> None:
@@ -97,32 +100,78 @@ def spy_on_unet(made, batch, monkeypatch, seed: int) -> list[tuple[torch.Tensor,
 
 def test_background_channels_do_not_depend_on_noise_or_time_and_encode_the_masked_image(concept, monkeypatch):
     made, batch, _, _ = concept
-    first = spy_on_unet(made, batch, monkeypatch, 1)
-    second = spy_on_unet(made, batch, monkeypatch, 2)
-    for (a, _), (b, _) in zip(first, second, strict=True):
-        assert not torch.equal(a[:, :4], b[:, :4])
-        assert torch.equal(a[:, 5:], b[:, 5:])
+    ((first, _),) = spy_on_unet(made, batch, monkeypatch, 1)
+    ((second, _),) = spy_on_unet(made, batch, monkeypatch, 2)
+    assert not torch.equal(first[:, :4], second[:, :4])
+    assert torch.equal(first[:, 5:], second[:, 5:])
     vae = made.pipe.vae
-    expected = vae.encode(batch.images * (1 - batch.masks)).latent_dist.mean * vae.config.scaling_factor
-    assert torch.allclose(first[0][0][:, 5:], expected)
-    assert torch.equal(masked_background(vae, batch.images, batch.masks), expected)
+    pictures = BatchSource(references(), fit_params(), SIDE).draw_types(["hole", "hole"], np.random.default_rng(0))
+    expected = vae.encode(pictures.images * (1 - pictures.masks)).latent_dist.mean * vae.config.scaling_factor
+    assert torch.allclose(first[:2, 5:], expected)
+    assert torch.equal(masked_background(vae, pictures.images, pictures.masks), expected)
 
 
 def test_defect_branch_sees_the_true_mask_and_object_branch_the_random_one(concept, monkeypatch):
     made, batch, _, _ = concept
-    (defect, _), (whole, _) = spy_on_unet(made, batch, monkeypatch, 1)
-    assert torch.equal(defect[:, 4:5], torch.nn.functional.interpolate(batch.masks, size=defect.shape[-2:]))
-    assert torch.equal(whole[:, 4:5], torch.nn.functional.interpolate(batch.random_masks, size=whole.shape[-2:]))
+    ((fed, texts),) = spy_on_unet(made, batch, monkeypatch, 1)
+    defect, whole = fed.chunk(2)
+    assert torch.equal(defect[:, 4:5], batch.masks) and torch.equal(defect[:, 5:], batch.true_background)
+    assert torch.equal(whole[:, 4:5], batch.random_masks) and torch.equal(whole[:, 5:], batch.random_background)
+    assert not torch.equal(batch.masks, batch.random_masks)
     assert torch.equal(defect[:, :4], whole[:, :4]), "both branches share picture, time and noise"
+    with torch.no_grad():
+        wanted = made.pipe.text_encoder(made.ids["hole"]).last_hidden_state
+    assert torch.allclose(texts, wanted[[0, 0, 1, 1]], atol=1e-6), "A photo of <hole>, then A surface with <hole>"
 
 
 def test_maps_come_from_the_object_branch_only(concept, monkeypatch):
+    """Other boxes in the object branch change the maps, another mask in the defect branch does not."""
     made, batch, _, _ = concept
     seen = []
     real = fit_module.attention_loss
-    monkeypatch.setattr(fit_module, "attention_loss", lambda maps, *rest: seen.append(len(maps)) or real(maps, *rest))
-    losses_of(made, batch, fit_params())
-    assert seen == [len(made.recorder.layers)] and len(made.recorder.layers) == 4
+    monkeypatch.setattr(
+        fit_module, "attention_loss", lambda maps, *rest: seen.append([m.detach() for m in maps]) or real(maps, *rest)
+    )
+    made.pipe.unet.eval()
+    for variant in (
+        batch,
+        replace(batch, masks=1 - batch.masks, true_background=-batch.true_background),
+        replace(batch, random_masks=1 - batch.random_masks),
+    ):
+        torch.manual_seed(0)
+        losses_of(made, variant, fit_params())
+    first, other_defect, other_object = seen
+    assert [m.shape[0] for m in first] == [len(batch.defects)] * len(made.recorder.layers) and len(first) == 4
+    assert all(torch.equal(a, b) for a, b in zip(first, other_defect, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other_object, strict=True))
+
+
+def test_rows_of_the_pool_are_the_crops_encoded_one_by_one(base):
+    pipe = load_pipeline(base)
+    source = BatchSource(references(), fit_params(), SIDE)
+    pool = encoded_pool(pipe.vae, source, 5, np.random.default_rng(3))
+    assert pool.defects == ["hole", "long scratch"] * 3, "as many of each type, 5 rounded up"
+    batch = source.draw_types(pool.defects, np.random.default_rng(3))
+    drawn = pool.rows([4, 1, 4])
+    assert drawn.defects == ["hole", "long scratch", "hole"]
+    wanted = encode_batch(pipe.vae, batch).rows([4, 1, 4])
+    assert torch.allclose(drawn.latents, wanted.latents, atol=1e-5)
+    assert torch.equal(drawn.random_masks, torch.nn.functional.interpolate(batch.random_masks, scale_factor=0.5)[[4, 1, 4]])
+
+
+def test_recording_of_some_rows_keeps_theirs_alone(base):
+    torch.manual_seed(0)
+    query, key = torch.randn(4, 3, 16, 8), torch.randn(4, 3, 5, 8)
+    whole = token_column(query, key, torch.tensor([1, 2, 3, 4]))
+    assert torch.allclose(token_column(query[2:], key[2:], torch.tensor([3, 4])), whole[2:])
+    unet = load_pipeline(base).unet
+    recorder = AttentionRecorder(unet)
+    sample, text = torch.randn(4, 9, 16, 16), torch.randn(4, 24, 64)
+    with recorder.recording(torch.tensor([3, 4]), slice(2, None)) as some:
+        unet(sample, 5, encoder_hidden_states=text)
+    with recorder.recording(torch.tensor([9, 9, 3, 4])) as every:
+        unet(sample, 5, encoder_hidden_states=text)
+    assert all(torch.equal(a, b[2:]) for a, b in zip(some, every, strict=True))
 
 
 def test_noise_is_added_to_latents_not_to_pixels(concept, monkeypatch):

@@ -25,19 +25,20 @@ class AttentionRecorder:
         """Install the processors; they do nothing but attend until `recording`."""
         self._maps: list[Tensor] = []
         self._columns: Tensor | None = None
+        self._rows = slice(None)
         self.layers = [name for name in unet.attn_processors if name.startswith("up_blocks") and ".attn2." in name]
         if not self.layers:
             raise ValueError("the UNet has no cross-attention in its up blocks; DefectFill needs at least one")
         unet.set_attn_processor({**unet.attn_processors, **dict.fromkeys(self.layers, self._attend)})
 
     @contextmanager
-    def recording(self, columns: Tensor) -> Iterator[list[Tensor]]:
-        """Record the token at `columns` (B,) of each sample's prompt; the list is filled by one forward.
+    def recording(self, columns: Tensor, rows: slice = slice(None)) -> Iterator[list[Tensor]]:
+        """Record the token at `columns` (B,) of the prompts of the batch's `rows`; the list is filled by one forward.
 
         Raises:
             RuntimeError: If not exactly one map a layer was recorded, e.g. since checkpointing ran a block twice.
         """
-        self._maps, self._columns = [], columns
+        self._maps, self._columns, self._rows = [], columns, rows
         try:
             yield self._maps
         finally:
@@ -54,7 +55,7 @@ class AttentionRecorder:
             for part in (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
         )
         if self._columns is not None:
-            self._maps.append(token_column(query, key, self._columns))
+            self._maps.append(token_column(query[self._rows], key[self._rows], self._columns))
         attended = F.scaled_dot_product_attention(query, key, value)
         attended = attended.transpose(1, 2).reshape(batch, -1, attn.heads * attended.shape[-1])
         return attn.to_out[1](attn.to_out[0](attended)) / attn.rescale_output_factor

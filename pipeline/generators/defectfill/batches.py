@@ -43,7 +43,7 @@ def zoomed(image: Picture, mask: Mask, side: int, factor: float, rng: np.random.
 
 
 class BatchSource:
-    """Draws balanced batches: the type first, then one of its references."""
+    """Draws crops: the type first, then one of its references."""
 
     def __init__(self, references: Sequence[Reference], params: DefectFillParams, side: int) -> None:
         """Group the references by type.
@@ -64,15 +64,19 @@ class BatchSource:
         return list(self._by_defect)
 
     def draw(self, count: int, rng: np.random.Generator) -> Batch:
-        """A batch of `count` rows."""
-        rows = [self._row(rng) for _ in range(count)]
-        images: NDArray[np.uint8] = np.stack([image for image, _, _ in rows])
-        masks = np.stack([mask for _, mask, _ in rows])
-        random_masks = random_boxes_mask(count, self._side, self._params.random_boxes, rng)
-        return Batch(to_tensor(images), mask_tensor(masks), mask_tensor(random_masks), [defect for _, _, defect in rows])
+        """A batch of `count` rows, each type equally likely."""
+        return self.draw_types([self.defects[rng.integers(len(self._by_defect))] for _ in range(count)], rng)
 
-    def _row(self, rng: np.random.Generator) -> tuple[Picture, Mask, str]:
-        defect = self.defects[rng.integers(len(self._by_defect))]
+    def draw_types(self, defects: Sequence[str], rng: np.random.Generator) -> Batch:
+        """A batch with one row of each given type, in order."""
+        count = len(defects)
+        rows = [self._row(defect, rng) for defect in defects]
+        images: NDArray[np.uint8] = np.stack([image for image, _ in rows])
+        masks = np.stack([mask for _, mask in rows])
+        random_masks = random_boxes_mask(count, self._side, self._params.random_boxes, rng)
+        return Batch(to_tensor(images), mask_tensor(masks), mask_tensor(random_masks), list(defects))
+
+    def _row(self, defect: str, rng: np.random.Generator) -> tuple[Picture, Mask]:
         choices = self._by_defect[defect]
         reference = choices[rng.integers(len(choices))]
         window = window_around(reference.mask, rng.uniform(*self._params.crop_scale), self._params.min_crop_px)
@@ -84,4 +88,4 @@ class BatchSource:
             rng,
         )
         flips = rng.choice([-1, 1], 2) if self._params.flip else (1, 1)
-        return image[:: flips[0], :: flips[1]], mask[:: flips[0], :: flips[1]], defect
+        return image[:: flips[0], :: flips[1]], mask[:: flips[0], :: flips[1]]

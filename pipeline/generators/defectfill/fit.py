@@ -1,4 +1,4 @@
-"""Fitting: per step two forwards, defect branch and object branch, sharing picture, time and noise."""
+"""Fitting: per step one forward of both branches, defect and object, which share picture, time and noise."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from diffusers import StableDiffusionInpaintPipeline
 from torch import Tensor
 
 from pipeline.diffusion.components import load_pipeline, prompt_ids
-from pipeline.diffusion.latents import encode, latent_mask, masked_background, training_target, unet_input
+from pipeline.diffusion.latents import training_target, unet_input
 from pipeline.diffusion.photos import rng_from_torch
 from pipeline.generators.defectfill.attention import AttentionRecorder
-from pipeline.generators.defectfill.batches import Batch, BatchSource
+from pipeline.generators.defectfill.batches import BatchSource
 from pipeline.generators.defectfill.concept import (
     CARD,
     add_lora,
@@ -25,11 +25,13 @@ from pipeline.generators.defectfill.concept import (
     token_column_of,
     token_of,
 )
+from pipeline.generators.defectfill.encoded import EncodedBatch, encoded_pool
 from pipeline.generators.defectfill.losses import attention_loss, defect_loss, object_loss
 from pipeline.generators.protocol import FitJob
 from pipeline.params import DefectFillParams
 from pipeline.records import write_json
 from pipeline.runlog import digest
+from pipeline.seeds import derive_seed
 from pipeline.training import History, LoopPlan, run_loop
 
 
@@ -57,28 +59,31 @@ def attach(pipe: StableDiffusionInpaintPipeline, defects: list[str], token_ids: 
     return Concept(pipe, AttentionRecorder(pipe.unet), ids, columns)
 
 
-def losses_of(concept: Concept, batch: Batch, params: DefectFillParams) -> dict[str, Tensor]:
+def losses_of(concept: Concept, batch: EncodedBatch, params: DefectFillParams) -> dict[str, Tensor]:
     """The three losses of one batch and their weighted sum, each a scalar.
 
-    Time and noise are drawn from torch's global generator and shared by both branches, as in the paper's figure 2.
+    Time and noise are drawn from torch's global generator and shared by both branches, as in the paper's figure 2; so both go
+    through the UNet as one batch of 2B, the defect branch first. Each type's two prompts are encoded once.
     """
-    pipe, scheduler = concept.pipe, concept.pipe.scheduler
-    with torch.no_grad():
-        latents = encode(pipe.vae, batch.images)
-        true_background = masked_background(pipe.vae, batch.images, batch.masks)
-        random_background = masked_background(pipe.vae, batch.images, batch.random_masks)
-    noise = torch.randn_like(latents)
-    times = torch.randint(0, scheduler.config["num_train_timesteps"], (len(latents),))
-    noisy, target = scheduler.add_noise(latents, noise, times), training_target(scheduler, latents, noise, times)
-    mask, random_mask = latent_mask(batch.masks, latents), latent_mask(batch.random_masks, latents)
-    texts = pipe.text_encoder(torch.cat([concept.ids[d] for d in batch.defects])).last_hidden_state
-    predicted = pipe.unet(unet_input(noisy, mask, true_background), times, encoder_hidden_states=texts[0::2]).sample
-    defect = defect_loss(predicted, target, mask, params.reduction)
+    pipe, scheduler, count = concept.pipe, concept.pipe.scheduler, len(batch.latents)
+    noise = torch.randn_like(batch.latents)
+    times = torch.randint(0, scheduler.config["num_train_timesteps"], (count,))
+    noisy, target = scheduler.add_noise(batch.latents, noise, times), training_target(scheduler, batch.latents, noise, times)
+    fed = torch.cat(
+        [
+            unet_input(noisy, batch.masks, batch.true_background),
+            unet_input(noisy, batch.random_masks, batch.random_background),
+        ]
+    )
+    present = sorted(set(batch.defects))
+    texts = pipe.text_encoder(torch.cat([concept.ids[d] for d in present])).last_hidden_state
+    of_row = torch.tensor([2 * present.index(d) for d in batch.defects])
     columns = torch.tensor([concept.columns[d] for d in batch.defects])
-    with concept.recorder.recording(columns) as maps:
-        predicted = pipe.unet(unet_input(noisy, random_mask, random_background), times, encoder_hidden_states=texts[1::2]).sample
-    whole = object_loss(predicted, target, mask, params.background_weight, params.reduction)
-    attention = attention_loss(maps, mask, params.attention_norm)
+    with concept.recorder.recording(columns, slice(count, None)) as maps:
+        predicted = pipe.unet(fed, times.repeat(2), encoder_hidden_states=texts[torch.cat([of_row, of_row + 1])]).sample
+    defect = defect_loss(predicted[:count], target, batch.masks, params.reduction)
+    whole = object_loss(predicted[count:], target, batch.masks, params.background_weight, params.reduction)
+    attention = attention_loss(maps, batch.masks, params.attention_norm)
     total = params.weight_defect * defect + params.weight_object * whole + params.weight_attention * attention
     return {"loss": total, "defect": defect, "object": whole, "attention": attention}
 
@@ -91,6 +96,7 @@ def fit(job: FitJob, out: Path) -> History:
     pipe = load_pipeline(job.base)
     side = pipe.unet.config["sample_size"] * pipe.vae_scale_factor
     source = BatchSource(job.references, params, side)
+    pool = encoded_pool(pipe.vae, source, params.encoded_crops, np.random.default_rng(derive_seed(job.seed, "encoded crops")))
     token_ids = add_tokens(pipe, source.defects)
     groups = add_lora(pipe, params, list(token_ids.values()))
     concept = attach(pipe, source.defects, token_ids, params.object)
@@ -103,7 +109,9 @@ def fit(job: FitJob, out: Path) -> History:
     plan = LoopPlan(params.steps, job.seed, "defectfill", params.warmup_steps, checkpoint=job.work / f"defectfill-{job.seed}.pt")
     history = run_loop(
         plan,
-        lambda step: losses_of(concept, source.draw(params.batch, rng_from_torch()), params),
+        lambda step: losses_of(
+            concept, pool.rows(rng_from_torch().integers(len(pool.defects), size=params.batch).tolist()), params
+        ),
         optimizer,
         {"unet": pipe.unet, "text_encoder": pipe.text_encoder},
     )
