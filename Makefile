@@ -18,7 +18,7 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 CONFIGURE = python -m pipeline configure --profile $(PROFILE) \
 	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid)
 
-.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded lock
+.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept lock
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -59,13 +59,16 @@ lint: setup  ## Style.
 types: setup  ## Types.
 	pyright
 
-bench: bench-stages $(if $(DATA),bench-embedded)  ## Every bar the project promises, into reports/bench/; DATA=folder of magnetic tiles.
+bench: bench-stages $(if $(DATA),bench-embedded bench-concept)  ## Every bar the project promises, into reports/bench/; DATA=folder of magnetic tiles.
 
 bench-stages: setup
 	python -m tests.bench.stages
 
 bench-embedded: setup  ## What the models in the repository are worth on real tiles; DATA=folder of magnetic tiles.
 	python -m tests.bench.embedded --data '$(DATA)'
+
+bench-concept: setup  ## What learning a concept costs, on real tiles; DATA=folder of magnetic tiles.
+	python -m tests.bench.concept --data '$(DATA)'
 
 lock: setup  ## Write requirements.lock anew after a change of pyproject.toml; versions stay unless they must move.
 	uv pip compile pyproject.toml --quiet --all-extras --universal --generate-hashes --output-file requirements.lock

@@ -88,14 +88,32 @@ def losses_of(concept: Concept, batch: EncodedBatch, params: DefectFillParams) -
     return {"loss": total, "defect": defect, "object": whole, "attention": attention}
 
 
-def fit(job: FitJob, out: Path) -> History:
-    """Train LoRA and token rows on the references and write the concept into `out`."""
+@dataclass
+class Fit:
+    """A training about to begin.
+
+    Attributes:
+        concept: The base with adapters, tokens and recorder, in training mode.
+        source: Draws crops of the references.
+        pool: Crops encoded ahead.
+        optimizer: Over UNet LoRA, text LoRA and token rows, each at its own rate.
+        token_ids: Token id by type.
+    """
+
+    concept: Concept
+    source: BatchSource
+    pool: EncodedBatch
+    optimizer: torch.optim.Optimizer
+    token_ids: dict[str, int]
+
+
+def open_fit(job: FitJob) -> Fit:
+    """Load the base, encode the pool, add tokens and LoRA."""
     params: DefectFillParams = job.params
     torch.set_num_threads(params.threads)
     torch.manual_seed(job.seed)
     pipe = load_pipeline(job.base)
-    side = pipe.unet.config["sample_size"] * pipe.vae_scale_factor
-    source = BatchSource(job.references, params, side)
+    source = BatchSource(job.references, params, pipe.unet.config["sample_size"] * pipe.vae_scale_factor)
     pool = encoded_pool(pipe.vae, source, params.encoded_crops, np.random.default_rng(derive_seed(job.seed, "encoded crops")))
     token_ids = add_tokens(pipe, source.defects)
     groups = add_lora(pipe, params, list(token_ids.values()))
@@ -106,17 +124,25 @@ def fit(job: FitJob, out: Path) -> History:
     optimizer = torch.optim.AdamW(
         [{"params": groups[name], "lr": rate, "weight_decay": 0.0 if name == "token" else 1e-2} for name, rate in rates.items()]
     )
+    return Fit(concept, source, pool, optimizer, token_ids)
+
+
+def pooled_losses(begun: Fit, params: DefectFillParams) -> dict[str, Tensor]:
+    """The losses of a batch drawn from the pool."""
+    rows = rng_from_torch().integers(len(begun.pool.defects), size=params.batch).tolist()
+    return losses_of(begun.concept, begun.pool.rows(rows), params)
+
+
+def fit(job: FitJob, out: Path) -> History:
+    """Train LoRA and token rows on the references and write the concept into `out`."""
+    params: DefectFillParams = job.params
+    begun = open_fit(job)
+    pipe = begun.concept.pipe
     plan = LoopPlan(params.steps, job.seed, "defectfill", params.warmup_steps, checkpoint=job.work / f"defectfill-{job.seed}.pt")
-    history = run_loop(
-        plan,
-        lambda step: losses_of(
-            concept, pool.rows(rng_from_torch().integers(len(pool.defects), size=params.batch).tolist()), params
-        ),
-        optimizer,
-        {"unet": pipe.unet, "text_encoder": pipe.text_encoder},
-    )
-    save_concept(pipe, token_ids, out)
-    write_card(job, source.defects, history, out)
+    state = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+    history = run_loop(plan, lambda step: pooled_losses(begun, params), begun.optimizer, state)
+    save_concept(pipe, begun.token_ids, out)
+    write_card(job, begun.source.defects, history, out)
     return history
 
 
