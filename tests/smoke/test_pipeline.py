@@ -24,15 +24,13 @@ from tests.conftest import ROOT
 
 CHANGES = {
     "prepare": {"k": 2, "val_parts": 1, "sample": {"seed": 0, "size_px": 64, "parts_per_type": 6, "good_parts": 9}},
-    "learn_base": {"source": "train", "crop_px": 32, "crop_side_px": [24, 48], "threads": 1},
-    # Two steps teach nothing: a rate this high makes the concept change something at all.
-    "learn_concept": {"defectfill": {"steps": 2, "batch": 2, "min_crop_px": 16, "threads": 1, "lr_unet": 0.5, "warmup_steps": 0}},
+    "learn_base": {"crop_px": 32, "crop_side_px": [24, 48], "threads": 1, "adapt": {"steps": 2, "batch": 2}},
+    "learn_concept": {"defectfill": {"steps": 2, "batch": 2, "encoded_crops": 4, "min_crop_px": 16, "threads": 1}},
     "synthesize": {"threads": 1, "min_crop_px": 16, "micro_batch": 4, "defectfill": {"candidates": 2, "steps": 2}},
     "select": {"threads": 1, "min_changed_share": 0.0, "outlier_quantile": 1.0},
     "train": {"start": "scratch", "image_px": 64, "steps": 2, "batch": 4, "validate_every": 1, "threads": 1},
     "evaluate": {"threads": 1},
 }
-TWO_STEPS = {"learn_base": {"vae": {"steps": 2, "batch": 2}, "unet": {"steps": 2, "batch": 2}}}
 GENERATORS = ("copy_paste", "defectfill")
 
 
@@ -48,7 +46,7 @@ def project(folder: Path) -> Path:
     for name in ("pipeline", "detectors"):
         (folder / name).symlink_to(ROOT / name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    merge(merge(params, CHANGES), TWO_STEPS)
+    merge(params, CHANGES)
     params["prepare"]["folds"] = [0]
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "data").mkdir()
