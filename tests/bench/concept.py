@@ -7,14 +7,18 @@ losses, same threads, turn about with ours.
 
 from __future__ import annotations
 
-import argparse
+import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pipeline.diffusion.components import EMBEDDED
@@ -24,14 +28,30 @@ from pipeline.generators.defectfill.encoded import encode_batch
 from pipeline.generators.defectfill.fit import Fit, open_fit, pooled_losses
 from pipeline.generators.defectfill.losses import attention_loss, defect_loss, object_loss
 from pipeline.generators.protocol import FitJob
-from pipeline.params import DefectFillParams, LearnConceptParams, load_section
-from pipeline.records import read_manifest
+from pipeline.images import write_png
+from pipeline.params import DefectFillParams, LearnBaseParams, LearnConceptParams, SynthesizeParams, load_section
+from pipeline.records import fold_name, read_manifest
 from pipeline.references import Reference, read_references, reference_samples
+from pipeline.stages.learn_base import learn_base
 from pipeline.training import LoopPlan, run_loop
-from tests.bench.bars import bar, write_bars
-from tests.bench.embedded import prepared
+from tests.bench.bars import Part, bar, run_parts, work_folder
+from tests.bench.concept_pictures import COLUMNS, gallery, quiz
+from tests.bench.concept_quality import (
+    VARIANTS,
+    Bench,
+    ablation_row,
+    ablation_summary,
+    effect,
+    fitted,
+    held_back,
+    paint,
+    requests,
+)
+from tests.bench.embedded import FOLDS, judge, prepared
 
 COMMAND = "make bench-concept DATA=<folder of magnetic tiles>"
+WORK = work_folder("concept")
+PICTURES = Path("docs/concept")
 STEPS, ROUNDS = 8, 5
 
 
@@ -111,20 +131,96 @@ def speed(found: list[Reference], params: DefectFillParams) -> dict[str, float]:
     return result | {"pool_s_a_step": round(max(0.0, pool) / params.steps, 4)}
 
 
-def main() -> int:
-    """Measure and write."""
-    parser = argparse.ArgumentParser(description="Bench of concept learning on real magnetic tiles.")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the magnetic-tile data set")
-    args = parser.parse_args()
-    params = load_section("learn_concept", LearnConceptParams).defectfill
-    found = speed(references(args.data), params)
-    ours = found["ours_s"] + found["pool_s_a_step"]
-    bars = [
-        bar("steps a second, times the plain loop", round(found["plain_s"] / ours, 3), 1.8, "higher", "plain loop", COMMAND),
-        bar("seconds a step over a bare UNet pass", round(ours / found["bare_s"], 3), 1.15, "lower", "UNet alone, 2B", COMMAND),
+def benches(data: Path) -> list[Bench]:
+    """The three folds, each with the base its good photos adapted."""
+    folder, base = prepared(data), WORK / "base"
+    if not base.exists():
+        learn_base(load_section("learn_base", LearnBaseParams), folder / "train", base)
+    return [Bench(fold, folder / "train", base / fold_name(fold), held_back(folder, fold), judge()) for fold in FOLDS]
+
+
+def sections() -> tuple[DefectFillParams, SynthesizeParams]:
+    """How concepts are fitted and sampled."""
+    fitting = load_section("learn_concept", LearnConceptParams).defectfill
+    return fitting, load_section("synthesize", SynthesizeParams)
+
+
+def concept(bench: Bench, variant: str) -> Path:
+    """The fold's concept of one variant, fitted unless it lies there."""
+    fitting = sections()[0].model_copy(update=VARIANTS[variant])
+    return fitted(bench, fitting, WORK / "concepts" / variant.replace(" ", "-") / fold_name(bench.fold))
+
+
+def speed_part(data: Path) -> dict[str, Any]:
+    """Seconds a step."""
+    return speed(references(data), sections()[0])
+
+
+def effect_part(data: Path) -> dict[str, Any]:
+    """Adapter scale 1 against 0 on fold 0."""
+    bench = benches(data)[0]
+    return effect(bench, concept(bench, "all losses"), sections()[1])
+
+
+def ablation_part(data: Path) -> dict[str, Any]:
+    """Every variant on every fold; each row is kept."""
+    fitting, sampling = sections()
+    rows: dict[str, dict[str, dict[str, float]]] = {variant: {} for variant in VARIANTS}
+    for bench, variant in product(benches(data), VARIANTS):
+        folder = concept(bench, variant)
+        kept = folder / "ablation.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(ablation_row(bench, folder, fitting, sampling)), encoding="utf-8")
+        rows[variant][str(bench.fold)] = json.loads(kept.read_text(encoding="utf-8"))
+    return {"rows": rows, "summary": ablation_summary(rows)}
+
+
+def pictures_part(data: Path) -> dict[str, Any]:
+    """The gallery, and forty crops to be named with their key."""
+    bench = benches(data)[0]
+    placed = requests(bench, sections()[1], COLUMNS)
+    made = paint(bench, concept(bench, "all losses"), sections()[1], placed, True)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(gallery(bench.references, placed, made)).save(PICTURES / "magnetic-tile.jpg", quality=88)
+    crops, key = quiz(bench.held_back, placed, made, seed=0)
+    write_png(PICTURES / "crops.png", crops)
+    return {"key": key}
+
+
+PARTS: dict[str, Part] = {
+    "speed": speed_part,
+    "effect": effect_part,
+    "ablation": ablation_part,
+    "pictures": pictures_part,
+}
+
+
+def bars(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The promises; a part that was not run has no value."""
+    cost, summary = found.get("speed"), found.get("ablation", {}).get("summary", {})
+    ours = cost["ours_s"] + cost["pool_s_a_step"] if cost else None
+    faster = round(cost["plain_s"] / ours, 3) if cost and ours else None
+    over = round(ours / cost["bare_s"], 3) if cost and ours else None
+    rows = [
+        bar("steps a second, times the plain loop", faster, 1.8, "higher", "plain loop", COMMAND),
+        bar("seconds a step over a bare UNet pass", over, 1.15, "lower", "UNet alone, 2B", COMMAND),
     ]
-    return write_bars("concept", bars, results={"speed": found})
+    for defect, row in found.get("effect", {}).items():
+        text = f"{defect}: upper end of the 95 % interval of the distance to real defects, scale 1 minus 0"
+        rows.append(bar(text, row["difference"][2], 0, "lower", "same seeds, adapter scale 0", COMMAND))
+    for variant in list(VARIANTS)[1:]:
+        row = summary.get(variant, {})
+        apart, iou = (row.get(f"{name}_difference", [None])[0] for name in ("distance", "attention_iou"))
+        rows.append(bar(f"distance to real defects, all losses minus {variant}", apart, 0, "lower", "three folds, mean", COMMAND))
+        rows.append(bar(f"attention IoU, all losses minus {variant}", iou, 0, "higher", "three folds, mean", COMMAND))
+    return rows
+
+
+def forget(part: str) -> None:
+    """What a part keeps besides its result: fitted concepts, unless only their pictures are wanted anew."""
+    if part in ("effect", "ablation"):
+        shutil.rmtree(WORK / "concepts", ignore_errors=True)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_parts("concept", PARTS, bars, forget))

@@ -6,14 +6,12 @@ so a killed bench goes on; `--again <part>` repeats one. What was not run counts
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -36,10 +34,10 @@ from pipeline.procedural.surfaces import SURFACES
 from pipeline.records import read_manifest
 from pipeline.stages.prepare import prepare
 from tests.bench import fills
-from tests.bench.bars import bar, write_bars
+from tests.bench.bars import Part, bar, run_parts, work_folder
 
 COMMAND = "make bench-embedded DATA=<folder of magnetic tiles>"
-WORK = Path(".work/bench-embedded").resolve()
+WORK = work_folder("embedded")
 PICTURES = Path("docs/embedded")
 FOLDS = (0, 1, 2)
 DETECTORS, STARTS = ("rtdetr", "yolo_seg"), ("embedded", "scratch")
@@ -201,7 +199,7 @@ def _run(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "detectors", *map(str, words)], check=True, env={**os.environ, "PYTHONPATH": "."})
 
 
-PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {"factory": factory, "vae": vae, "fills": fill, "detectors": detectors}
+PARTS: dict[str, Part] = {"factory": factory, "vae": vae, "fills": fill, "detectors": detectors}
 
 
 def bars(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -226,27 +224,11 @@ def bars(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> int:
-    """Run what is missing, then write all bars."""
-    parser = argparse.ArgumentParser(description="Bench of the embedded models on real magnetic tiles.")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the magnetic-tile data set")
-    parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS), help="what to run if it is missing")
-    parser.add_argument("--again", nargs="*", choices=list(PARTS), default=[], help="what to run anew")
-    args = parser.parse_args()
-    WORK.mkdir(parents=True, exist_ok=True)
-    found: dict[str, dict[str, Any]] = {}
-    for name, run in PARTS.items():
-        kept = WORK / f"{name}.json"
-        if name in args.again:
-            kept.unlink(missing_ok=True)
-            if name == "detectors":
-                shutil.rmtree(WORK / "models", ignore_errors=True)
-        if not kept.exists() and name in args.parts:
-            kept.write_text(json.dumps(run(args.data)), encoding="utf-8")
-        if kept.exists():
-            found[name] = json.loads(kept.read_text(encoding="utf-8"))
-    return write_bars("embedded", bars(found), results=found)
+def forget(part: str) -> None:
+    """The detectors trained before; the other parts keep nothing besides their result."""
+    if part == "detectors":
+        shutil.rmtree(WORK / "models", ignore_errors=True)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_parts("embedded", PARTS, bars, forget))
