@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.diffusion.components import small_pipeline
-from pipeline.params import DefectFillParams
+from pipeline.params import DefectFillParams, DiffusionSamplingParams
 from pipeline.references import Reference
 
 SIDE = 32
@@ -38,6 +38,24 @@ def fit_params(**changes: object) -> DefectFillParams:
         "object": "surface",
     }
     return DefectFillParams.model_validate(values | changes)
+
+
+def sampling_params(**changes: object) -> DiffusionSamplingParams:
+    values: dict[str, object] = {
+        "candidates": 1,
+        "device": "cpu",
+        "scheduler": "ddim",
+        "steps": 5,
+        "guidance": 3.0,
+        "strength": 0.9,
+        "lora_scale": 1.0,
+        "blend": True,
+        "composite": "change",
+        "posterior": "mean",
+        "widen_mask": True,
+        "keep_grey": True,
+    }
+    return DiffusionSamplingParams.model_validate(values | changes)
 
 
 def references(types: tuple[str, ...] = ("hole", "long scratch")) -> list[Reference]:

@@ -28,6 +28,23 @@ class BaseModelError(ValueError):
     """A base model is missing, or is no 9-channel inpainting pipeline."""
 
 
+class DeviceError(ValueError):
+    """A device was asked for that torch does not find here."""
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `cpu`, `cuda` or `mps`.
+
+    Raises:
+        DeviceError: If torch finds none of that kind.
+    """
+    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not found[name]:
+        usable = ", ".join(device for device, there in found.items() if there)
+        raise DeviceError(f"device {name!r} was asked for and torch finds none here; install its driver, or use one of: {usable}")
+    return torch.device(name)
+
+
 def small_pipeline(crop_px: int, seed: int) -> StableDiffusionInpaintPipeline:
     """A randomly initialised inpainting pipeline of about 8 M parameters for square crops of `crop_px`.
 
@@ -110,7 +127,7 @@ def quiet_unless_terminal() -> None:
 def load_pipeline(source: str | Path) -> StableDiffusionInpaintPipeline:
     """Load an inpainting pipeline from a folder or a hub id, in float32 and evaluation mode.
 
-    The embedded base is checked against the hashes of its card first.
+    The embedded base is checked against the hashes of its card first. The scheduler becomes a DDIM one of the same configuration.
 
     Raises:
         pipeline.weight_cards.WeightsError: If the embedded weights are not those of their card.
@@ -122,9 +139,9 @@ def load_pipeline(source: str | Path) -> StableDiffusionInpaintPipeline:
     try:
         # Named, since transformers would otherwise keep the precision of the file.
         pipe = StableDiffusionInpaintPipeline.from_pretrained(
-            source, dtype=torch.float32, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+            str(source), dtype=torch.float32, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise BaseModelError(
             f"no inpainting pipeline {str(source)!r}: no such folder with a model_index.json, and the hub did not give it "
             f"({error}); "
@@ -133,6 +150,9 @@ def load_pipeline(source: str | Path) -> StableDiffusionInpaintPipeline:
     channels = pipe.unet.config["in_channels"]
     if channels != INPAINT_CHANNELS:
         raise BaseModelError(f"{source}: the UNet takes {channels} channels, an inpainting UNet takes {INPAINT_CHANNELS}")
+    # Other classes share the configuration and not the methods: PNDM, which Stable Diffusion names, has no velocity, and Euler
+    # scales its noise differently. What they leave out must not fall back to clipping: latents are no pictures in [-1, 1].
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     for part in (pipe.vae, pipe.unet, pipe.text_encoder):
         part.requires_grad_(False).eval()
     for part in (pipe.vae, pipe.unet):
