@@ -28,23 +28,6 @@ class BaseModelError(ValueError):
     """A base model is missing, or is no 9-channel inpainting pipeline."""
 
 
-class DeviceError(ValueError):
-    """A device was asked for that torch does not find here."""
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called `cpu`, `cuda` or `mps`.
-
-    Raises:
-        DeviceError: If torch finds none of that kind.
-    """
-    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not found[name]:
-        usable = ", ".join(device for device, there in found.items() if there)
-        raise DeviceError(f"device {name!r} was asked for and torch finds none here; install its driver, or use one of: {usable}")
-    return torch.device(name)
-
-
 def small_pipeline(crop_px: int, seed: int) -> StableDiffusionInpaintPipeline:
     """A randomly initialised inpainting pipeline of about 8 M parameters for square crops of `crop_px`.
 

@@ -20,6 +20,7 @@ from pipeline.generators.defectfill.concept import ConceptError, load_concept
 from pipeline.generators.defectfill.fit import fit
 from pipeline.generators.defectfill.sample import DefectFillSampler
 from pipeline.generators.protocol import FitJob, Request, SampleJob
+from pipeline.training import DeviceError
 from tests.diffusion_toy import fit_params, references, sampling_params, write_base
 
 LORA = "pytorch_lora_weights.safetensors"
@@ -143,6 +144,12 @@ def test_a_concept_of_another_base_is_refused(concept: Path, tmp_path: Path):
     other = write_base(tmp_path / "base")
     with pytest.raises(ConceptError, match=rf"belongs to the base with digest [0-9a-f]{{24}}, and {other} has [0-9a-f]{{24}}"):
         load_concept(load_pipeline(other), concept, other)
+
+
+def test_a_device_that_is_not_there_is_named(concept: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="device 'cuda' is not there"):
+        ours(EMBEDDED, concept, device="cuda")
 
 
 def test_a_type_the_concept_does_not_have_is_named(concept: Path):

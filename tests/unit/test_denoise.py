@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from pipeline.diffusion.components import EMBEDDED, DeviceError, pick_device
+from pipeline.diffusion.components import EMBEDDED
 from pipeline.diffusion.denoise import Conditions, Trajectory, inpaint
 
 MEAN, SPREAD = 0.7, 2.0
@@ -141,11 +141,3 @@ def test_guidance_one_asks_the_network_for_a_single_batch():
     for guidance in (1.0, 3.0):
         inpaint(Spy(made), made, conditions(torch.zeros(SHAPE)), noise(), Trajectory("ddim", 1, guidance, 1.0, blend=True))
     assert sizes == [(2, 2), (4, 4)]
-
-
-def test_a_missing_device_is_named_with_what_there_is(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(DeviceError, match=r"device 'cuda' was asked for and torch finds none here; .* use one of: cpu"):
-        pick_device("cuda")

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.diffusion.components import load_pipeline, pick_device, prompt_ids
+from pipeline.diffusion.components import load_pipeline, prompt_ids
 from pipeline.diffusion.denoise import Conditions, Trajectory, inpaint
 from pipeline.diffusion.latents import (
     decode,
@@ -36,6 +36,7 @@ from pipeline.masks.composite import apply_change, change_size, changed_region
 from pipeline.masks.crops import paint_mask, resize_mask, resize_picture
 from pipeline.params import DiffusionSamplingParams
 from pipeline.seeds import derive_seed
+from pipeline.training import torch_device
 
 CALIBRATION_BOXES = 6
 CALIBRATION_BATCHES = 2
@@ -46,10 +47,15 @@ class DefectFillSampler:
     """Inpaints requests with a concept; see `Sampler`."""
 
     def __init__(self, fitted: Path, job: SampleJob) -> None:
-        """Load base and concept, encode the prompts, and measure what is painted without the concept."""
+        """Load base and concept, encode the prompts, and measure what is painted without the concept.
+
+        Raises:
+            pipeline.training.DeviceError: If the device is not there.
+            ConceptError: If the concept was learned on another base.
+        """
         self._job = job
         self._params: DiffusionSamplingParams = job.params
-        self._device = pick_device(self._params.device)
+        self._device = torch_device(self._params.device)
         self._pipe = load_pipeline(job.base)
         prompts = load_concept(self._pipe, fitted, job.base)
         self._pipe.set_adapters(LORA_NAME, self._params.lora_scale)
