@@ -109,8 +109,15 @@ def _pretrain(args: argparse.Namespace) -> None:
     pretrain_base(params, args.device, args.out or EMBEDDED, args.work)
 
 
+def _adopt(args: argparse.Namespace) -> None:
+    from pipeline.adopt import adopt, pairs
+
+    tokens = {defect: Path(file) for defect, file in pairs("--token", args.token).items()}
+    adopt(args.lora, args.base, pairs("--prompt", args.prompt), tokens, args.plain_prompt, args.out)
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The command line: one sub-command a stage, and `configure`."""
+    """The command line: one sub-command a stage, and `pretrain`, `adopt` and `configure`."""
     parser = argparse.ArgumentParser(prog="python -m pipeline", description="Few-shot defect synthesis, one stage a command.")
     commands = parser.add_subparsers(dest="stage", required=True)
     for name, run in STAGES.items():
@@ -126,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, help="folder for the pipeline; the one in the repository if not given")
     command.add_argument("--work", type=Path, default=Path(".work/pretrain-base"), help="checkpoints to resume from")
     command.set_defaults(run=_pretrain, dry_run=False)
+    _add_adopt(commands.add_parser("adopt", help="Make a concept of a LoRA trained elsewhere; not a stage."))
     command = commands.add_parser("configure", help="Write data source, layout and profile into params.yaml.")
     command.add_argument("--data", help="folder of the raw data set")
     command.add_argument("--layout", help="sample, mvtec, magnetic_tile, deep_pcb or folder")
@@ -133,6 +141,20 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--skip-invalid", action="store_true", help="with --data: drop invalid samples and list them")
     command.set_defaults(run=_configure, dry_run=False)
     return parser
+
+
+def _add_adopt(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--lora", type=Path, required=True, help="LoRA as safetensors, in a format diffusers loads")
+    command.add_argument("--base", type=Path, required=True, help="folder of its inpainting pipeline, e.g. data/base/fold-0")
+    command.add_argument(
+        "--prompt", action="append", required=True, metavar="TYPE=PROMPT", help="prompt of a defect type; once a type"
+    )
+    command.add_argument(
+        "--token", action="append", default=[], metavar="TYPE=FILE", help="textual inversion of a token in that type's prompt"
+    )
+    command.add_argument("--plain-prompt", default="A photo of a surface", help="prompt without a defect")
+    command.add_argument("--out", type=Path, required=True, help="folder of the concept, e.g. data/concepts/defectfill/fold-0")
+    command.set_defaults(run=_adopt, dry_run=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.dry_run:
             print(load_section(args.stage, SECTIONS[args.stage]).model_dump_json(indent=1))
-        elif args.stage in ("configure", "pretrain"):
+        elif args.stage in ("configure", "pretrain", "adopt"):
             args.run(args)
         else:
             item = f"{args.stage}@{args.generator}" if args.stage in OF_GENERATOR else args.stage

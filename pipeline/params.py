@@ -144,12 +144,20 @@ class CopyPasteSamplingParams(Section):
 
 
 class DiffusionSamplingParams(Section):
-    """Sampling of an inpainting diffusion model."""
+    """Sampling of an inpainting diffusion model; docs/concepts.md says which values are the stock pipeline's."""
 
     candidates: int = Field(ge=1)
+    device: Literal["cpu", "cuda", "mps"]
+    scheduler: Literal["ddim", "dpm"]
     steps: int = Field(ge=1)
     guidance: float = Field(ge=1)
     strength: float = Field(gt=0, le=1)
+    lora_scale: float = Field(ge=0)
+    blend: bool
+    composite: Literal["change", "pixels", "none"]
+    posterior: Literal["mean", "drawn"]
+    widen_mask: bool
+    keep_grey: bool
 
 
 class SynthesizeParams(Section):

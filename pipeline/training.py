@@ -25,6 +25,23 @@ class DivergedError(RuntimeError):
     """The loss was not finite for many steps in a row."""
 
 
+class DeviceError(ValueError):
+    """The device asked for is not there."""
+
+
+def torch_device(name: str) -> torch.device:
+    """The device `cpu`, `cuda` or `mps`.
+
+    Raises:
+        DeviceError: If this machine, or this build of torch, does not have it.
+    """
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present[name]:
+        there = ", ".join(device for device, here in present.items() if here)
+        raise DeviceError(f"device {name!r} is not there; this machine and this build of torch have {there}")
+    return torch.device(name)
+
+
 class Stateful(Protocol):
     """Anything that can be written into a checkpoint and restored."""
 

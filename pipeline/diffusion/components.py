@@ -110,7 +110,7 @@ def quiet_unless_terminal() -> None:
 def load_pipeline(source: str | Path) -> StableDiffusionInpaintPipeline:
     """Load an inpainting pipeline from a folder or a hub id, in float32 and evaluation mode.
 
-    The embedded base is checked against the hashes of its card first.
+    The embedded base is checked against the hashes of its card first. The scheduler becomes a DDIM one of the same configuration.
 
     Raises:
         pipeline.weight_cards.WeightsError: If the embedded weights are not those of their card.
@@ -122,9 +122,9 @@ def load_pipeline(source: str | Path) -> StableDiffusionInpaintPipeline:
     try:
         # Named, since transformers would otherwise keep the precision of the file.
         pipe = StableDiffusionInpaintPipeline.from_pretrained(
-            source, dtype=torch.float32, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+            str(source), dtype=torch.float32, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise BaseModelError(
             f"no inpainting pipeline {str(source)!r}: no such folder with a model_index.json, and the hub did not give it "
             f"({error}); "
@@ -133,6 +133,9 @@ def load_pipeline(source: str | Path) -> StableDiffusionInpaintPipeline:
     channels = pipe.unet.config["in_channels"]
     if channels != INPAINT_CHANNELS:
         raise BaseModelError(f"{source}: the UNet takes {channels} channels, an inpainting UNet takes {INPAINT_CHANNELS}")
+    # Other classes share the configuration and not the methods: PNDM, which Stable Diffusion names, has no velocity, and Euler
+    # scales its noise differently. What they leave out must not fall back to clipping: latents are no pictures in [-1, 1].
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     for part in (pipe.vae, pipe.unet, pipe.text_encoder):
         part.requires_grad_(False).eval()
     for part in (pipe.vae, pipe.unet):

@@ -28,6 +28,11 @@ def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     return vae.encode(images).latent_dist.mode() * vae.config["scaling_factor"]
 
 
+def encode_drawn(vae: AutoencoderKL, images: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Scaled latents (B, 4, h, w) drawn from the posterior, one generator a row: what the stock pipeline encodes with."""
+    return vae.encode(images).latent_dist.sample(generators) * vae.config["scaling_factor"]
+
+
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Images (B, 3, H, W), about [-1, 1], of scaled latents."""
     return vae.decode(latents / vae.config["scaling_factor"]).sample

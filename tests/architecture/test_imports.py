@@ -23,6 +23,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.training": ("pipeline.seeds",),
     "pipeline.weight_cards": ("pipeline.records",),
     "pipeline.configure": FOUNDATION,
+    "pipeline.adopt": (*FOUNDATION, *LOOP, "pipeline.diffusion", "pipeline.generators"),
     "pipeline.procedural": FOUNDATION,
     "pipeline.layouts": (*FOUNDATION, "pipeline.procedural"),
     "pipeline.near_duplicates": (*FOUNDATION, "pipeline.layouts"),

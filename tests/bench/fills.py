@@ -108,7 +108,7 @@ def diffusion_fills(pipe: StableDiffusionInpaintPipeline, holes: Holes, steps: i
     From pure noise, since a start from the noised clean latent would show the network what it has to guess. The known latents
     around the hole are those of Telea's fill: the truth would shine through the encoder's receptive field, grey would taint it.
     """
-    filled = []
+    filled, path = [], Trajectory("ddim", steps, guidance=1.0, strength=1.0, blend=True)
     for start in range(0, len(holes.crops), 16):
         crops, masks = holes.crops[start : start + 16], holes.masks[start : start + 16]
         images, mask = to_tensor(crops), mask_tensor(masks)
@@ -116,7 +116,7 @@ def diffusion_fills(pipe: StableDiffusionInpaintPipeline, holes: Holes, steps: i
         text = pipe.text_encoder(prompt_ids(pipe.tokenizer, [BASE_PROMPT] * len(crops))).last_hidden_state
         given = Conditions(clean, latent_mask(mask, clean), masked_background(pipe.vae, images, mask), text, text)
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed + start))
-        latents = inpaint(pipe.unet, pipe.scheduler, given, noise, Trajectory(steps, 1.0, 1.0))
+        latents = inpaint(pipe.unet, pipe.scheduler, given, noise, path)
         pixels = ((decode(pipe.vae, latents).clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
         filled.append(np.where(masks[..., None], pixels.mean(axis=3, keepdims=True).astype(np.uint8), crops))
     return np.concatenate(filled)

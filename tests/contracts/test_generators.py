@@ -8,14 +8,14 @@ import pytest
 from pipeline.generators import GENERATORS
 from pipeline.generators.protocol import FitJob, Request, SampleJob, Sampler
 from pipeline.masks.composite import feathered
-from pipeline.params import CopyPasteParams, CopyPasteSamplingParams, DiffusionSamplingParams
-from tests.diffusion_toy import fit_params, references, write_base
+from pipeline.params import CopyPasteParams, CopyPasteSamplingParams
+from tests.diffusion_toy import fit_params, references, sampling_params, write_base
 
 FEATHER_PX = 2
 FIT = {"copy_paste": CopyPasteParams(), "defectfill": fit_params()}
 SAMPLE = {
     "copy_paste": CopyPasteSamplingParams(candidates=1),
-    "defectfill": DiffusionSamplingParams(candidates=2, steps=2, guidance=2.0, strength=0.9),
+    "defectfill": sampling_params(steps=3, guidance=2.0, strength=0.9),
 }
 
 

@@ -276,7 +276,7 @@ def test_a_fitted_concept_loads_into_the_stock_pipeline_exactly(base, tmp_path):
     stock = StableDiffusionInpaintPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
     # Another memory layout picks other kernels, and sums round differently.
     stock.unet.to(memory_format=torch.channels_last)
-    prompts = load_concept(stock, tmp_path / "concept")
+    prompts = load_concept(stock, tmp_path / "concept", base)
     assert prompts == {"hole": "A surface with <hole>", "long scratch": "A surface with <long-scratch>"}
     with torch.inference_mode():
         ids = prompt_ids(stock.tokenizer, [prompts["long scratch"]])

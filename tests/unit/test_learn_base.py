@@ -125,14 +125,15 @@ def test_words_of_our_prompts_are_one_token_each():
     assert tokenizer.decode(tokenizer("qz 7", add_special_tokens=False).input_ids).strip() == "qz 7"
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_latents_outside_the_mask_come_back_exactly(guidance: float):
+@pytest.mark.parametrize(("scheduler", "guidance"), [("ddim", 1.0), ("ddim", 3.0), ("dpm", 3.0)])
+def test_latents_outside_the_mask_come_back_exactly(scheduler: str, guidance: float):
     pipe = small_pipeline(SIDE, seed=0)
     torch.manual_seed(0)
     clean, mask = torch.randn(2, 4, 16, 16), torch.zeros(2, 1, 16, 16)
     mask[:, :, 4:9, 5:11] = 1
     text = torch.randn(2, 24, 64)
     given = Conditions(clean, mask, clean, text, torch.zeros_like(text))
-    result = inpaint(pipe.unet.eval(), pipe.scheduler, given, torch.randn_like(clean), Trajectory(4, guidance, 0.75))
+    path = Trajectory(scheduler, 4, guidance, strength=0.75, blend=True)
+    result = inpaint(pipe.unet.eval(), pipe.scheduler, given, torch.randn_like(clean), path)
     keep = mask.expand_as(clean) == 0
     assert torch.equal(result[keep], clean[keep]) and not torch.equal(result, clean)

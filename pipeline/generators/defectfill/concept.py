@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.params import DefectFillParams
+from pipeline.runlog import digest
 
 CARD = "card.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -27,6 +28,10 @@ TEXT_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 class TokenError(ValueError):
     """Two defect types would share a token, or a token is not one id."""
+
+
+class ConceptError(ValueError):
+    """A concept does not fit the base or the request it is used with."""
 
 
 def token_of(defect: str) -> str:
@@ -126,7 +131,7 @@ def save_concept(pipe: StableDiffusionInpaintPipeline, token_ids: dict[str, int]
     (out / "tokens").mkdir(parents=True, exist_ok=True)
     for defect, row in token_ids.items():
         token = token_of(defect)
-        save_file({token: rows[row].clone()}, out / "tokens" / f"{token.strip('<>')}.safetensors")
+        save_file({token: rows[row].clone()}, token_file(out, token))
 
 
 def _ordered(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -145,10 +150,30 @@ def sort_header(path: Path) -> None:
     temporary.replace(path)
 
 
-def load_concept(pipe: StableDiffusionInpaintPipeline, fitted: Path) -> dict[str, str]:
-    """Load tokens, then LoRA, through the stock loaders; return defect -> prompt."""
+def token_file(folder: Path, token: str) -> Path:
+    """Where a concept keeps the row of a token."""
+    return folder / "tokens" / f"{token.strip('<>')}.safetensors"
+
+
+def load_concept(pipe: StableDiffusionInpaintPipeline, fitted: Path, base: Path) -> dict[str, str]:
+    """Load tokens, then LoRA, through the stock loaders; return defect -> prompt.
+
+    Args:
+        pipe: The base, freshly loaded.
+        fitted: Folder of the concept.
+        base: Folder `pipe` was loaded from; every file in it counts, weights, configurations and tokenizer alike.
+
+    Raises:
+        ConceptError: If the concept was learned on another base.
+    """
     card = json.loads((fitted / CARD).read_text(encoding="utf-8"))
+    found = digest(base)
+    if card["base"] != found:
+        raise ConceptError(
+            f"{fitted}: the concept belongs to the base with digest {card['base']}, and {base} has {found}; "
+            "use the base it was learned on, or learn it anew on this one"
+        )
     for token in card["tokens"].values():
-        pipe.load_textual_inversion(str(fitted / "tokens" / f"{token.strip('<>')}.safetensors"), token=token)
+        pipe.load_textual_inversion(str(token_file(fitted, token)), token=token)
     pipe.load_lora_weights(str(fitted), adapter_name=LORA_NAME)
     return dict(card["prompts"])
