@@ -91,13 +91,17 @@ def resize_picture(picture: Picture, side: int) -> Picture:
     return cv2.resize(picture, (side, side), interpolation=how).astype(np.uint8, copy=False)
 
 
+def coverage(mask: Mask, side: int) -> NDArray[np.float32]:
+    """(side, side) share of each pixel that a square mask covers at another side."""
+    how = cv2.INTER_AREA if side < mask.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(mask.astype(np.float32), (side, side), interpolation=how).astype(np.float32, copy=False)
+
+
 def resize_mask(mask: Mask, side: int) -> Mask:
     """Square mask at another side; a pixel is set when at least a quarter of it is covered, so that thin cracks survive."""
     if mask.shape[0] == side:
         return mask
-    grey = mask.astype(np.float32)
-    resized = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA if side < mask.shape[0] else cv2.INTER_LINEAR)
-    return resized >= (0.25 if side < mask.shape[0] else 0.5)
+    return coverage(mask, side) >= (0.25 if side < mask.shape[0] else 0.5)
 
 
 def paint_mask(mask: Mask, side: int) -> Mask:
@@ -107,3 +111,12 @@ def paint_mask(mask: Mask, side: int) -> Mask:
     and the label still follow the mask itself.
     """
     return cv2.dilate(resize_mask(mask, side).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+
+
+def close_up(picture: Picture, mask: Mask, scale: float, side: int) -> tuple[Picture, NDArray[np.float32]]:
+    """The square around a mask, `scale` times its longer side, at (side, side, 3), with how much of each pixel the mask covers.
+
+    So that defects of all sizes, on photos and on crops, are looked at from the same distance.
+    """
+    window = window_around(mask, scale, 1)
+    return resize_picture(read_window(picture, window), side), coverage(read_mask_window(mask, window), side)
