@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images import Mask, Picture, read_rgb
-from pipeline.masks.crops import Window, read_mask_window, read_window, resize_picture, window_around
-from pipeline.masks.placement import warp_picture
+from pipeline.masks.crops import Window, read_mask_window, read_window, resize_picture, warp_picture, window_around
 from pipeline.params import SelectParams
 from pipeline.records import Sample, read_manifest
 from pipeline.references import Reference, read_references, sample_of

@@ -83,6 +83,12 @@ def paste_window(photo: NDArray[np.generic], patch: NDArray[np.generic], window:
     photo[y0:y1, x0:x1] = patch[y0 - window.y0 : y1 - window.y0, x0 - window.x0 : x1 - window.x0]
 
 
+def warp_picture(picture: Picture, affine: NDArray[np.float64], side: int) -> Picture:
+    """Move an (h, w, 3) picture by a (2, 3) matrix onto a square canvas, reflected beyond its border."""
+    moved = cv2.warpAffine(picture, affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return moved.astype(np.uint8, copy=False)
+
+
 def resize_picture(picture: Picture, side: int) -> Picture:
     """Square picture at another side: area averaging down, cubic up."""
     if picture.shape[0] == side:

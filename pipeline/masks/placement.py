@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.images import Mask, Picture
+from pipeline.images import Mask
 from pipeline.masks.crops import mask_bounds
 
 MIN_INSIDE_SHARE = 0.6
@@ -70,9 +70,3 @@ def warp_mask(mask: Mask, affine: NDArray[np.float64], size: tuple[int, int]) ->
     """Move an (h, w) mask by a (2, 3) matrix onto a (H, W) canvas; a pixel is set when half covered."""
     moved = cv2.warpAffine(mask.astype(np.float32), affine, (size[1], size[0]), flags=cv2.INTER_LINEAR)
     return moved >= 0.5
-
-
-def warp_picture(picture: Picture, affine: NDArray[np.float64], side: int) -> Picture:
-    """Move an (h, w, 3) picture by a (2, 3) matrix onto a square canvas, reflected beyond its border."""
-    moved = cv2.warpAffine(picture, affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    return moved.astype(np.uint8, copy=False)

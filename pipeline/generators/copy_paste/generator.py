@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.generators.protocol import FitJob, Request, SampleJob, Synthetic
 from pipeline.images import read_mask, read_rgb, write_png
 from pipeline.masks.composite import apply_change
-from pipeline.masks.placement import warp_picture
+from pipeline.masks.crops import warp_picture
 from pipeline.records import write_json
 from pipeline.references import Reference
 
