@@ -16,9 +16,10 @@ Detail = NDArray[np.float32]
 
 
 def own_detail(picture: Picture, mask: Mask) -> Detail:
-    """(FRAME_PX, FRAME_PX) of unit length: the grey structure inside a mask, 0 outside it.
+    """(FRAME_PX, FRAME_PX) of unit length: the grey structure inside a mask that its shape does not explain, 0 outside it.
 
-    Brightness, contrast and lighting cancel.
+    Brightness, contrast and lighting cancel, and so does the mean grey level at each depth below the mask's edge: two dark holes
+    of one shape are alike without one being the other's copy.
 
     Args:
         picture: (H, W, 3) uint8.
@@ -28,7 +29,10 @@ def own_detail(picture: Picture, mask: Mask) -> Detail:
     grey = cv2.cvtColor(close, cv2.COLOR_RGB2GRAY).astype(np.float32)
     # Blurred within the mask alone: the edge of a dark defect would otherwise count as its detail.
     lighting = cv2.GaussianBlur(grey * inside, (0, 0), LIGHTING_PX) / (cv2.GaussianBlur(inside, (0, 0), LIGHTING_PX) + 1e-6)
-    detail = (grey - lighting) * inside
+    structure = grey - lighting
+    depth = np.rint(cv2.distanceTransform((inside > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)).astype(int)
+    by_depth = np.bincount(depth.ravel(), (structure * inside).ravel()) / (np.bincount(depth.ravel(), inside.ravel()) + 1e-6)
+    detail = (structure - by_depth[depth]) * inside
     return (detail / max(float(np.linalg.norm(detail)), 1e-6)).astype(np.float32)
 
 

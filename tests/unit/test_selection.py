@@ -224,15 +224,28 @@ def photos(folder: Path, goods: list[Picture], defect: Picture, mask: np.ndarray
     return read_real(folder, 0)
 
 
-def test_the_bound_is_what_a_real_defect_scores_whatever_the_exposure(tmp_path: Path):
-    """A hole 60 grey levels darker than its surface, on photos 30 and 80 levels paler than its own: it scores 60 there too."""
+def test_the_bound_is_a_quantile_of_what_real_defects_score_on_good_photos(tmp_path: Path):
+    """A hole of grey level 40 on good photos of 130 and 150 scores 90 and 110 there."""
     mask = np.zeros((64, 64), bool)
     mask[28:36, 28:36] = True
     defect = flat(100, 64)
     defect[mask] = 40
-    real = photos(tmp_path, [flat(130, 64), flat(180, 64)], defect, mask)
-    for quantile in (0.01, 1.0):
-        assert real_score_bound(BY_GREY, real, quantile) == pytest.approx(60, abs=1e-3)
+    real = photos(tmp_path, [flat(130, 64), flat(150, 64)], defect, mask)
+    assert real_score_bound(BY_GREY, real, 0.0) == pytest.approx(90, abs=1e-3)
+    assert real_score_bound(BY_GREY, real, 1.0) == pytest.approx(110, abs=1e-3)
+
+
+def test_two_dark_holes_of_one_shape_are_no_copies():
+    """Each darker towards its middle, with its own faint grain. As they are they correlate at 0.99."""
+    deep = np.minimum(np.abs(np.arange(SIDE) - 12), np.abs(np.arange(SIDE) - 35)) * 8.0
+    shade = 150 - np.minimum.outer(deep, deep)
+    holes = [
+        np.repeat((shade + np.random.default_rng(n).normal(0, 4, shade.shape)).clip(0, 255).astype(np.uint8)[..., None], 3, 2)
+        for n in (1, 2)
+    ]
+    first, second = (own_detail(hole, middle()) for hole in holes)
+    assert np.corrcoef(holes[0][middle()].ravel(), holes[1][middle()].ravel())[0, 1] > 0.98
+    assert abs(float((first * second).sum())) < 0.5
 
 
 # --- the judge -------------------------------------------------------------------------------------------------------------
