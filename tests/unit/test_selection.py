@@ -236,7 +236,7 @@ def test_the_bound_is_a_quantile_of_what_real_defects_score_on_good_photos(tmp_p
 
 
 def test_two_dark_holes_of_one_shape_are_no_copies():
-    """Each darker towards its middle, with its own faint grain. As they are they correlate at 0.99."""
+    """Each darker towards its middle, with its own faint grain. As they are they correlate at 0.97."""
     deep = np.minimum(np.abs(np.arange(SIDE) - 12), np.abs(np.arange(SIDE) - 35)) * 8.0
     shade = 150 - np.minimum.outer(deep, deep)
     holes = [
@@ -244,7 +244,7 @@ def test_two_dark_holes_of_one_shape_are_no_copies():
         for n in (1, 2)
     ]
     first, second = (own_detail(hole, middle()) for hole in holes)
-    assert np.corrcoef(holes[0][middle()].ravel(), holes[1][middle()].ravel())[0, 1] > 0.98
+    assert np.corrcoef(holes[0][middle()].ravel(), holes[1][middle()].ravel())[0, 1] > 0.95
     assert abs(float((first * second).sum())) < 0.5
 
 
