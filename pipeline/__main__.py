@@ -57,8 +57,8 @@ def _learn_concept(args: argparse.Namespace) -> None:
 def _synthesize(args: argparse.Namespace) -> None:
     from pipeline.stages.synthesize import synthesize
 
-    params = load_section("synthesize", SynthesizeParams)
-    synthesize(args.generator, params, DATA, DATA / "candidates" / args.generator)
+    params, guards = load_section("synthesize", SynthesizeParams), load_section("select", SelectParams)
+    synthesize(args.generator, params, guards, DATA, DATA / "candidates" / args.generator)
 
 
 def _select(args: argparse.Namespace) -> None:

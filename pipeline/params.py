@@ -160,6 +160,13 @@ class DiffusionSamplingParams(Section):
     keep_grey: bool
 
 
+class RedrawParams(Section):
+    """How often a generator answers a request again of which every candidate was refused; pasting would give the same again."""
+
+    copy_paste: Literal[0]
+    defectfill: int = Field(ge=0)
+
+
 class SynthesizeParams(Section):
     """Requests, crops and candidates."""
 
@@ -171,8 +178,19 @@ class SynthesizeParams(Section):
     micro_batch: int = Field(ge=1)
     shard_requests: int = Field(ge=1)
     warp: WarpParams
+    redraws: RedrawParams
     copy_paste: CopyPasteSamplingParams
     defectfill: DiffusionSamplingParams
+
+
+class RememberedParams(Section):
+    """Share of the distance between real references below which a candidate counts as remembered; null for no guard.
+
+    For generators that learn. Copy-paste is the reference, pasted: as a baseline it has nothing to guard.
+    """
+
+    copy_paste: None
+    defectfill: float | None = Field(ge=0, le=1)
 
 
 class SelectParams(Section):
@@ -183,6 +201,8 @@ class SelectParams(Section):
     keep_per_request: int = Field(ge=1)
     min_changed_share: float = Field(ge=0, le=1)
     outlier_quantile: float = Field(gt=0, le=1)
+    remembered_share: RememberedParams
+    quality_neighbours: int = Field(ge=1)
 
 
 class LabelParams(Section):
@@ -196,6 +216,7 @@ class ReportParams(Section):
     """The comparison of arms, as JSON, Markdown and one HTML file."""
 
     gallery_rows: int = Field(ge=1)
+    candidate_rows: int = Field(ge=0)
 
 
 SECTIONS: dict[str, type[Section]] = {

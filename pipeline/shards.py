@@ -1,12 +1,13 @@
-"""Candidates on disk: a few tar files a fold instead of thousands of pictures, with the same bytes every time."""
+"""Candidates on disk, and what became of them: a few tar files instead of thousands of pictures, the same bytes every time."""
 
 from __future__ import annotations
 
 import io
 import json
 import tarfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,11 @@ from PIL import Image
 
 from pipeline.images import Mask, Picture
 from pipeline.masks.crops import Window
+from pipeline.records import write_text
+
+REQUEST, CHANGED = "request.json", ".changed.png"
+FATES = "candidates.jsonl"
+Affine = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,7 @@ class RequestRecord:
         clean: Id of the good sample.
         reference: Id of the reference (one defect of a sample) whose mask was warped.
         window: The crop in pixels of the clean photo.
+        affine: The two rows of the matrix from pixels (x, y) of the reference's photo to pixels of the crop.
     """
 
     id: str
@@ -33,16 +40,75 @@ class RequestRecord:
     clean: str
     reference: str
     window: Window
+    affine: Affine
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """A request, the mask it asked for, and its answers: (S, S, 3) crops and (S, S) masks of what changed."""
+    """A request, the mask it asked for, and its answers: (S, S, 3) crops and (S, S) masks of what changed.
+
+    `answered` says whether any of them passed the guards when they were drawn.
+    """
 
     request: RequestRecord
     mask: Mask
     images: tuple[Picture, ...]
     changed: tuple[Mask, ...]
+    answered: bool
+
+    def joined(self, more: Candidates) -> Candidates:
+        """With further answers to the same request behind these."""
+        images, changed = self.images + more.images, self.changed + more.changed
+        return replace(self, images=images, changed=changed, answered=self.answered or more.answered)
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateFate:
+    """One candidate after `select`: its scores and what became of it.
+
+    Attributes:
+        request: Id of the request.
+        number: Place among the request's candidates, from 0 in the order they were drawn.
+        shard: File below the candidates' folder of the fold.
+        defect: Type.
+        clean: Id of the good sample.
+        reference: Id of the reference whose mask was warped.
+        score: Perceptual distance to the clean crop inside the mask, by the selecting net.
+        changed_share: Share of the requested mask that changed.
+        label_iou: IoU of what changed and what was requested.
+        nearest_reference: The training reference whose own detail it repeats most; None where nothing guards against that.
+        reference_distance: One minus the correlation with it.
+        quality: Mean likeness to the nearest real references of the type, by the judging features.
+        fate: "kept", or why it was not.
+        sample: Id of the selected sample; None for a candidate that was not kept.
+    """
+
+    request: str
+    number: int
+    shard: str
+    defect: str
+    clean: str
+    reference: str
+    score: float
+    changed_share: float
+    label_iou: float
+    nearest_reference: str | None
+    reference_distance: float | None
+    quality: float
+    fate: str
+    sample: str | None
+
+
+def write_fates(folder: Path, fates: Iterable[CandidateFate]) -> None:
+    """Write `folder/candidates.jsonl`, sorted by request and number, under a temporary name first."""
+    ordered = sorted(fates, key=lambda fate: (fate.request, fate.number))
+    write_text(folder / FATES, "".join(json.dumps(asdict(fate), ensure_ascii=False, sort_keys=True) + "\n" for fate in ordered))
+
+
+def read_fates(folder: Path) -> list[CandidateFate]:
+    """The rows of `folder/candidates.jsonl` in file order."""
+    with (folder / FATES).open(encoding="utf-8") as lines:
+        return [CandidateFate(**json.loads(line)) for line in lines]
 
 
 def _png(array: Picture | Mask) -> bytes:
@@ -57,9 +123,10 @@ def write_shard(path: Path, entries: list[Candidates]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
         for entry in entries:
-            files = {"request.json": json.dumps(asdict(entry.request), sort_keys=True).encode(), "mask.png": _png(entry.mask)}
+            request = asdict(entry.request) | {"answered": entry.answered}
+            files = {REQUEST: json.dumps(request, sort_keys=True).encode(), "mask.png": _png(entry.mask)}
             for number, (image, changed) in enumerate(zip(entry.images, entry.changed, strict=True)):
-                files |= {f"{number:02d}.png": _png(image), f"{number:02d}.changed.png": _png(changed)}
+                files |= {f"{number:03d}.png": _png(image), f"{number:03d}{CHANGED}": _png(changed)}
             for name, data in files.items():
                 info = tarfile.TarInfo(f"{entry.request.id}/{name}")
                 info.size = len(data)
@@ -73,17 +140,36 @@ def read_shard(path: Path) -> Iterator[Candidates]:
         files: dict[str, dict[str, bytes]] = {}
         for member in shard.getmembers():
             request, name = member.name.rsplit("/", 1)
-            content = shard.extractfile(member)
-            assert content is not None, f"{path}: {member.name} is no file"
-            files.setdefault(request, {})[name] = content.read()
+            files.setdefault(request, {})[name] = _content(shard, member)
     for entry in files.values():
         yield _entry(entry)
 
 
+def read_answers(path: Path) -> list[tuple[int, bool]]:
+    """For each request of a shard how many candidates it has, and whether any was accepted; no picture is decoded."""
+    with tarfile.open(path) as shard:
+        counts: Counter[str] = Counter()
+        answered: dict[str, bool] = {}
+        for member in shard:
+            request, name = member.name.rsplit("/", 1)
+            counts[request] += name.endswith(CHANGED)
+            if name == REQUEST:
+                answered[request] = json.loads(_content(shard, member))["answered"]
+    return [(counts[request], found) for request, found in answered.items()]
+
+
+def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = shard.extractfile(member)
+    assert file is not None, f"{shard.name}: {member.name} is no file"
+    return file.read()
+
+
 def _entry(files: dict[str, bytes]) -> Candidates:
-    row = json.loads(files["request.json"])
-    record = RequestRecord(**{**row, "window": Window(**row["window"])})
+    row = json.loads(files[REQUEST])
+    answered = row.pop("answered")
+    affine = tuple(tuple(line) for line in row["affine"])
+    record = RequestRecord(**{**row, "window": Window(**row["window"]), "affine": affine})
     pictures = {name: np.array(Image.open(io.BytesIO(data))) for name, data in files.items() if name.endswith(".png")}
-    changed = tuple(pictures[name] > 0 for name in sorted(pictures) if name.endswith(".changed.png"))
-    images = tuple(pictures[name] for name in sorted(pictures) if name != "mask.png" and not name.endswith(".changed.png"))
-    return Candidates(record, pictures["mask.png"] > 0, images, changed)
+    changed = tuple(pictures[name] > 0 for name in sorted(pictures) if name.endswith(CHANGED))
+    images = tuple(pictures[name] for name in sorted(pictures) if name != "mask.png" and not name.endswith(CHANGED))
+    return Candidates(record, pictures["mask.png"] > 0, images, changed, answered)

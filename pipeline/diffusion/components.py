@@ -1,7 +1,7 @@
 """Building, loading and checking of 9-channel inpainting pipelines in the diffusers folder format."""
 
 # diffusers and transformers annotate configs, outputs and optional parts more narrowly than they behave.
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportCallIssue=false
 
 from __future__ import annotations
 
@@ -143,6 +143,15 @@ def load_pipeline(source: str | Path) -> StableDiffusionInpaintPipeline:
         part.to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def load_vae(folder: Path) -> AutoencoderKL:
+    """The autoencoder alone of a pipeline folder, in float32 and evaluation mode."""
+    quiet_unless_terminal()
+    vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", dtype=torch.float32)
+    vae.requires_grad_(False).eval()
+    vae.to(memory_format=torch.channels_last)
+    return vae
 
 
 def prompt_ids(tokenizer: CLIPTokenizer, prompts: list[str]) -> torch.Tensor:

@@ -83,6 +83,12 @@ def paste_window(photo: NDArray[np.generic], patch: NDArray[np.generic], window:
     photo[y0:y1, x0:x1] = patch[y0 - window.y0 : y1 - window.y0, x0 - window.x0 : x1 - window.x0]
 
 
+def warp_picture(picture: Picture, affine: NDArray[np.float64], side: int) -> Picture:
+    """Move an (h, w, 3) picture by a (2, 3) matrix onto a square canvas, reflected beyond its border."""
+    moved = cv2.warpAffine(picture, affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return moved.astype(np.uint8, copy=False)
+
+
 def resize_picture(picture: Picture, side: int) -> Picture:
     """Square picture at another side: area averaging down, cubic up."""
     if picture.shape[0] == side:
@@ -91,13 +97,17 @@ def resize_picture(picture: Picture, side: int) -> Picture:
     return cv2.resize(picture, (side, side), interpolation=how).astype(np.uint8, copy=False)
 
 
+def coverage(mask: Mask, side: int) -> NDArray[np.float32]:
+    """(side, side) share of each pixel that a square mask covers at another side."""
+    how = cv2.INTER_AREA if side < mask.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(mask.astype(np.float32), (side, side), interpolation=how).astype(np.float32, copy=False)
+
+
 def resize_mask(mask: Mask, side: int) -> Mask:
     """Square mask at another side; a pixel is set when at least a quarter of it is covered, so that thin cracks survive."""
     if mask.shape[0] == side:
         return mask
-    grey = mask.astype(np.float32)
-    resized = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA if side < mask.shape[0] else cv2.INTER_LINEAR)
-    return resized >= (0.25 if side < mask.shape[0] else 0.5)
+    return coverage(mask, side) >= (0.25 if side < mask.shape[0] else 0.5)
 
 
 def paint_mask(mask: Mask, side: int) -> Mask:
@@ -107,3 +117,12 @@ def paint_mask(mask: Mask, side: int) -> Mask:
     and the label still follow the mask itself.
     """
     return cv2.dilate(resize_mask(mask, side).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+
+
+def close_up(picture: Picture, mask: Mask, scale: float, side: int) -> tuple[Picture, NDArray[np.float32]]:
+    """The square around a mask, `scale` times its longer side, at (side, side, 3), with how much of each pixel the mask covers.
+
+    So that defects of all sizes, on photos and on crops, are looked at from the same distance.
+    """
+    window = window_around(mask, scale, 1)
+    return resize_picture(read_window(picture, window), side), coverage(read_mask_window(mask, window), side)

@@ -1,4 +1,4 @@
-"""What was changed where: one row of small pictures a synthetic sample, as PNG data URIs."""
+"""What was changed where: rows of small pictures of synthetic samples, and of the candidates they were selected from."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from pipeline.images import Mask, Picture, read_mask, read_rgb
 from pipeline.records import Box, Sample
 
 TILE_PX = 160
+CANDIDATE_PX = 112
+"""Of pictures shown side by side in numbers: the report stays small."""
 AMPLIFY = 4
 _FRAME = (214, 39, 40)
 _MIN_SIDE_PX = 48
@@ -24,7 +26,7 @@ _CONTEXT = 2.0
 
 @dataclass(frozen=True, slots=True)
 class GalleryRow:
-    """Pictures of one synthetic sample, each with its caption, in the order they are read."""
+    """Pictures of one synthetic sample or of one request, each with its caption, in the order they are read."""
 
     title: str
     tiles: tuple[tuple[str, str], ...]
@@ -58,16 +60,16 @@ def window_around(mask: Mask) -> tuple[int, int, int, int]:
     return x0, y0, x0 + width, y0 + height
 
 
-def spread_over_types(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """At most `count` samples, the same number of each type as far as there are, evenly spaced within a type."""
-    groups: dict[str, list[Sample]] = {}
-    for sample in sorted(samples, key=lambda s: s.id):
-        groups.setdefault(str(sample.defect), []).append(sample)
+def spread_over_types(types: Mapping[str, str | None], count: int) -> list[str]:
+    """At most `count` of the ids, the same number of each type as far as there are, evenly spaced within a type."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(types):
+        groups.setdefault(str(types[name]), []).append(name)
     quota = dict.fromkeys(sorted(groups), 0)
-    while sum(quota.values()) < min(count, len(samples)):
-        name = min((n for n in quota if quota[n] < len(groups[n])), key=lambda n: (quota[n], n))
-        quota[name] += 1
-    chosen: list[Sample] = []
+    while sum(quota.values()) < min(count, len(types)):
+        defect = min((n for n in quota if quota[n] < len(groups[n])), key=lambda n: (quota[n], n))
+        quota[defect] += 1
+    chosen: list[str] = []
     for name, wanted in quota.items():
         chosen += [groups[name][step * len(groups[name]) // wanted] for step in range(wanted)]
     return chosen
@@ -79,16 +81,19 @@ def amplified_difference(clean: Picture, result: Picture) -> Picture:
     return np.clip(change * AMPLIFY, 0, 255).astype(np.uint8)
 
 
-def _shrink(image: Image.Image, kind: Image.Resampling) -> tuple[Image.Image, float]:
-    """The picture with its longer side at TILE_PX, and the factor."""
-    scale = TILE_PX / max(image.size)
+def _shrink(image: Image.Image, kind: Image.Resampling, side_px: int = TILE_PX) -> tuple[Image.Image, float]:
+    """The picture with its longer side at `side_px`, and the factor."""
+    scale = side_px / max(image.size)
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), kind), scale
 
 
 def _tile(picture: Picture | Mask, window: tuple[int, int, int, int], *, sharp: bool = False) -> Image.Image:
-    array = picture.astype(np.uint8) * 255 if picture.dtype == np.bool_ else picture
     kind = Image.Resampling.NEAREST if sharp else Image.Resampling.BICUBIC
-    return _shrink(Image.fromarray(array).crop(window), kind)[0]
+    return _shrink(_image(picture).crop(window), kind)[0]
+
+
+def _image(picture: Picture | Mask) -> Image.Image:
+    return Image.fromarray(picture.astype(np.uint8) * 255 if picture.dtype == np.bool_ else picture)
 
 
 def _framed(image: Image.Image, boxes: Sequence[Box], origin: tuple[int, int], scale: float) -> Image.Image:
@@ -142,3 +147,9 @@ def gallery_row(sample: Sample, folder: Path, clean_photo: Path, boxes: Sequence
         "boxes": _framed(_tile(result, window), boxes, window[:2], TILE_PX / max(window[2] - window[0], window[3] - window[1])),
     }
     return GalleryRow(f"{sample.defect}, {sample.id}", tuple((name, png_uri(tile)) for name, tile in tiles.items()))
+
+
+def candidates_row(title: str, tiles: Sequence[tuple[str, Picture | Mask]]) -> GalleryRow:
+    """Crops of one request side by side, small."""
+    small = [(caption, _shrink(_image(crop), Image.Resampling.BICUBIC, CANDIDATE_PX)[0]) for caption, crop in tiles]
+    return GalleryRow(title, tuple((caption, png_uri(image)) for caption, image in small))

@@ -52,11 +52,12 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class GeneratorPage:
-    """What the report shows of one generator."""
+    """What the report shows of one generator: its cards, selected samples, and requests with all their candidates."""
 
     name: str
     facts: tuple[tuple[str, str], ...]
     rows: tuple[GalleryRow, ...]
+    candidates: tuple[GalleryRow, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.images import Mask, Picture
-from pipeline.masks.crops import resize_mask, resize_picture
+from pipeline.masks.crops import coverage, resize_picture
 from pipeline.similarity.perceptual import Perceptual
 
 
@@ -21,7 +21,8 @@ def masked_distance(net: Perceptual, first: list[Picture], second: list[Picture]
     """(B,) mean of the distance map over each mask.
 
     The map is averaged inside the mask instead of blanking the pictures outside it: blanking scores its own hard edge, and
-    dilutes small defects with zeros.
+    dilutes small defects with zeros. Each pixel counts as far as the mask covers it, so that no thin crack vanishes on a small
+    picture.
 
     Args:
         net: Distance.
@@ -32,7 +33,6 @@ def masked_distance(net: Perceptual, first: list[Picture], second: list[Picture]
     maps = net.distance(_stack(first, net.side_px), _stack(second, net.side_px)).numpy()
     scores = np.zeros(len(maps))
     for row, mask in enumerate(masks):
-        inside = resize_mask(mask, net.side_px)
-        if inside.any():
-            scores[row] = maps[row][inside].mean()
+        if mask.any():
+            scores[row] = np.average(maps[row], weights=coverage(mask, net.side_px))
     return scores

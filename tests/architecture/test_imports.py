@@ -32,6 +32,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.validation": (*FOUNDATION, "pipeline.layouts", "pipeline.near_duplicates"),
     "pipeline.references": FOUNDATION,
     "pipeline.shards": (*FOUNDATION, "pipeline.masks"),
+    "pipeline.selection": (
+        *FOUNDATION,
+        "pipeline.masks",
+        "pipeline.references",
+        "pipeline.shards",
+        "pipeline.similarity",
+    ),
     "pipeline.labels": FOUNDATION,
     "pipeline.masks": FOUNDATION,
     "pipeline.similarity": (*FOUNDATION, "pipeline.masks"),
@@ -67,8 +74,8 @@ WITHOUT_TORCH = (
     "pipeline.__main__", "pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params", "pipeline.runlog",
     "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts",
     "pipeline.splits", "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation",
-    "pipeline.reporting", "pipeline.stages.prepare", "pipeline.stages.label", "pipeline.stages.report", "flows",
-    "detectors.params", "detectors.datasets", "detectors.letterbox", "detectors.drawn",
+    "pipeline.reporting", "pipeline.shards", "pipeline.stages.prepare", "pipeline.stages.label", "pipeline.stages.report",
+    "flows", "detectors.params", "detectors.datasets", "detectors.letterbox", "detectors.drawn",
 )  # fmt: skip
 
 ALL = sorted(modules().values(), key=lambda module: module.name)

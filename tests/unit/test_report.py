@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from pipeline.images import write_png
+from pipeline.masks.crops import Window
 from pipeline.params import ReportParams
 from pipeline.records import DatasetCard, Sample, write_card, write_json, write_manifest
 from pipeline.reporting import comparison, data_card, pictures, render
+from pipeline.shards import CandidateFate, Candidates, RequestRecord, write_fates, write_shard
 from pipeline.stages.report import report
 
 CLASSES = ("hole", "scratch")
@@ -160,8 +162,8 @@ def test_difference_is_the_largest_channel_times_four_and_clipped():
 
 
 def test_gallery_takes_types_in_equal_numbers_as_far_as_there_are():
-    many = [sample(f"h{i}", "hole", "p") for i in range(8)] + [sample("s0", "scratch", "p")]
-    assert [s.id for s in pictures.spread_over_types(many, 5)] == ["h0", "h2", "h4", "h6", "s0"]
+    many = {f"h{i}": "hole" for i in range(8)} | {"s0": "scratch"}
+    assert pictures.spread_over_types(many, 5) == ["h0", "h2", "h4", "h6", "s0"]
     assert len(pictures.spread_over_types(many, 99)) == 9
 
 
@@ -209,6 +211,7 @@ def project(tmp_path: Path) -> Path:
         selected, [Sample("s1", "images/s1.png", "masks/s1.png", "hole", "p1", "train", 0, "synthetic", ("g1", "ref"))]
     )
     write_json(selected / "card.json", {"perceptual": "base", "kept": 1})
+    write_candidates(tmp_path / "data" / "candidates" / "defectfill" / "fold-0", selected, clean[:16, :16], mask[24:40, 16:32])
     coco = {
         "images": [{"id": 1, "file_name": "images/s1.png"}],
         "annotations": [{"image_id": 1, "bbox": [20, 30, 10, 4]}],
@@ -221,8 +224,25 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def write_candidates(folder: Path, selected: Path, clean: np.ndarray, mask: np.ndarray) -> None:
+    """A request with two candidates, the second kept."""
+    request = RequestRecord("fold-0-hole-00000", "hole", "g1", "ref#0", Window(16, 24, 16), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
+    folder.mkdir(parents=True)
+    write_shard(folder / "shard-0000.tar", [Candidates(request, mask, (clean + 1, clean + 30), (mask, mask), True)])
+    shared = {"request": request.id, "shard": "shard-0000.tar", "defect": "hole", "clean": "g1", "reference": "ref#0"}
+    scores = {"score": 1.5, "changed_share": 0.75, "label_iou": 0.5, "nearest_reference": "ref#0", "reference_distance": 0.625}
+    fates = [("changed too little of the mask", None), ("kept", "s1")]
+    write_fates(
+        selected,
+        [
+            CandidateFate(**shared, **scores, number=number, quality=0.25, fate=fate, sample=name)
+            for number, (fate, name) in enumerate(fates)
+        ],
+    )
+
+
 def run(project: Path) -> dict[str, str]:
-    report(ReportParams(gallery_rows=4), project / "data", project / "reports")
+    report(ReportParams(gallery_rows=4, candidate_rows=2), project / "data", project / "reports")
     return {kind: (project / "reports" / f"comparison.{kind}").read_text(encoding="utf-8") for kind in ("json", "md", "html")}
 
 
@@ -245,10 +265,17 @@ def test_html_is_self_contained_well_formed_and_escaped(project: Path):
     assert "<script" not in html
     svg = html[html.index("<svg") : html.index("</svg>") + 6]
     assert len(ElementTree.fromstring(svg).findall("rect")) == 2
-    # One whole row of six pictures, and one picture of detections.
-    assert html.count("data:image/png;base64,") == 7
+    # One whole row of six pictures, one picture of detections, and clean crop, mask and two candidates of a request.
+    assert html.count("data:image/png;base64,") == 11
     assert "x.png: mask is empty" in html
     assert "selected.perceptual</td><td>base" in html
+
+
+def test_all_candidates_of_a_request_are_shown_with_their_fates_the_kept_one_first(project: Path):
+    html = run(project)["html"]
+    shown = [html.index(text) for text in ("wanted here", "kept: distance 1.50", "changed too little of the mask: distance 1.50")]
+    assert shown == sorted(shown)
+    assert "changed 75%, likeness 0.25, from reference 0.62" in html
 
 
 def test_same_inputs_give_the_same_bytes(project: Path):

@@ -1,7 +1,7 @@
 import numpy as np
 
 from pipeline.masks.crops import Window
-from pipeline.shards import Candidates, RequestRecord, read_shard, write_shard
+from pipeline.shards import Candidates, RequestRecord, read_answers, read_shard, write_shard
 
 
 def entries() -> list[Candidates]:
@@ -10,15 +10,16 @@ def entries() -> list[Candidates]:
     for number in range(2):
         images = tuple(rng.integers(0, 256, (8, 8, 3)).astype(np.uint8) for _ in range(3))
         masks = tuple(rng.random((8, 8)) > 0.5 for _ in range(4))
-        record = RequestRecord(f"fold-0-hole-{number:05d}", "hole", "good-1", "hole-2", Window(-3, 4, 8))
-        made.append(Candidates(record, masks[3], images, masks[:3]))
+        affine = ((0.1, 1 / 3, -7.0), (-1 / 3, 0.1, 2.5))
+        record = RequestRecord(f"fold-0-hole-{number:05d}", "hole", "good-1", "hole-2", Window(-3, 4, 8), affine)
+        made.append(Candidates(record, masks[3], images, masks[:3], answered=number == 0))
     return made
 
 
 def test_a_shard_gives_back_what_was_written(tmp_path):
     write_shard(tmp_path / "a.tar", entries())
     for wrote, read in zip(entries(), read_shard(tmp_path / "a.tar"), strict=True):
-        assert wrote.request == read.request
+        assert wrote.request == read.request and wrote.answered == read.answered
         assert (wrote.mask == read.mask).all()
         assert all((a == b).all() for a, b in zip(wrote.images, read.images, strict=True))
         assert all((a == b).all() for a, b in zip(wrote.changed, read.changed, strict=True))
@@ -29,3 +30,19 @@ def test_same_entries_same_bytes(tmp_path):
         write_shard(tmp_path / f"{name}.tar", entries())
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_answers_are_counted_without_reading_a_picture(tmp_path):
+    first, second = entries()
+    write_shard(tmp_path / "a.tar", [first.joined(first), second])
+    assert read_answers(tmp_path / "a.tar") == [(6, True), (3, False)]
+
+
+def test_joined_candidates_stay_in_the_order_they_were_drawn(tmp_path):
+    first, second = entries()
+    both = second.joined(first)
+    assert both.answered and both.request == second.request
+    write_shard(tmp_path / "a.tar", [both])
+    (read,) = read_shard(tmp_path / "a.tar")
+    wanted = second.images + first.images
+    assert len(read.images) == 6 and all((a == b).all() for a, b in zip(wanted, read.images, strict=True))

@@ -6,9 +6,6 @@ from torchvision.models import alexnet
 
 from pipeline.diffusion.components import small_pipeline
 from pipeline.images import Picture
-from pipeline.masks.crops import Window
-from pipeline.params import SelectParams
-from pipeline.shards import Candidates, RequestRecord
 from pipeline.similarity.masked import masked_distance
 from pipeline.similarity.perceptual import (
     BackboneError,
@@ -18,7 +15,6 @@ from pipeline.similarity.perceptual import (
     encoder_features,
     load_lpips,
 )
-from pipeline.stages.select_candidates import Judge, Tally, choose
 
 
 def grey_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -51,32 +47,13 @@ def test_an_empty_mask_scores_nothing():
     assert masked_distance(BY_GREY, [flat(1)], [flat(200)], [np.zeros((8, 8), bool)])[0] == 0
 
 
-def candidates(*values: int, changed: np.ndarray | None = None) -> Candidates:
-    record = RequestRecord("r", "hole", "good", "reference", Window(0, 0, 8))
-    region = half() if changed is None else changed
-    return Candidates(record, half(), tuple(flat(v) for v in values), (region,) * len(values))
-
-
-def judge(bound: float = 90.0, keep: int = 1) -> Judge:
-    params = SelectParams(threads=1, perceptual="base", keep_per_request=keep, min_changed_share=0.1, outlier_quantile=0.99)
-    return Judge(BY_GREY, bound, params)
-
-
-def test_the_least_faithful_candidate_wins_below_the_artefact_bound():
-    tally = Tally()
-    assert choose(candidates(110, 150, 220, 130), flat(100), judge(), tally) == [1]
-    assert tally.rejected == {"beyond real defects (artefact)": 1, "less different than the kept one": 2}
-    assert tally.ious == [1.0]
-
-
-def test_ties_go_to_the_first_and_several_can_be_kept():
-    assert choose(candidates(150, 150, 140), flat(100), judge(keep=2), Tally()) == [0, 1]
-
-
-def test_a_candidate_that_changed_nothing_is_refused():
-    tally = Tally()
-    assert choose(candidates(150, changed=np.zeros((8, 8), bool)), flat(100), judge(), tally) == []
-    assert tally.rejected["changed too little of the mask"] == 1
+def test_a_line_too_thin_for_the_small_picture_still_counts():
+    mask = np.zeros((80, 80), bool)
+    mask[40] = True
+    image = np.full((80, 80, 3), 100, np.uint8)
+    image[40:50] = 200  # one row of pixels after resizing, a tenth of it below the mask
+    clean = np.full((80, 80, 3), 100, np.uint8)
+    assert masked_distance(BY_GREY, [image], [clean], [mask])[0] == pytest.approx(100, abs=1)
 
 
 def test_equal_pictures_have_no_distance_and_a_dark_spot_is_found_where_it_is():

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from pipeline.generators.protocol import FitJob, Request, SampleJob, Synthetic
 from pipeline.images import read_mask, read_rgb, write_png
 from pipeline.masks.composite import apply_change
+from pipeline.masks.crops import warp_picture
 from pipeline.records import write_json
 from pipeline.references import Reference
 
@@ -60,9 +60,7 @@ class CopyPasteSampler:
         return {"feather_px": self._feather_px, "change_threshold": 0.0}
 
     def _paste(self, request: Request) -> Synthetic:
-        side = len(request.clean)
-        source = self._references[request.reference].image
-        moved = cv2.warpAffine(source, request.affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        moved = warp_picture(self._references[request.reference].image, request.affine, len(request.clean))
         change = moved.astype(np.float32) - request.clean.astype(np.float32)
         image = apply_change(request.clean, change, request.mask, self._feather_px)
         # The rim outside the mask only hides the seam: what was pasted is the mask, where it differs from what was there.
