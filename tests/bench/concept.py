@@ -179,7 +179,7 @@ def pictures_part(data: Path) -> dict[str, Any]:
     """The gallery, and forty crops to be named with their key."""
     bench = benches(data)[0]
     placed = requests(bench, sections()[1], COLUMNS)
-    made = paint(bench, concept(bench, "all losses"), sections()[1], placed, True)
+    made = paint(bench, concept(bench, "all losses"), sections()[1], placed, 1.0)
     PICTURES.mkdir(parents=True, exist_ok=True)
     Image.fromarray(gallery(bench.references, placed, made)).save(PICTURES / "magnetic-tile.jpg", quality=88)
     crops, key = quiz(bench.held_back, placed, made, seed=0)

@@ -119,13 +119,12 @@ def fitted(bench: Bench, params: DefectFillParams, out: Path) -> Path:
     return out
 
 
-def paint(bench: Bench, concept: Path, params: SynthesizeParams, placed: Sequence[Placed], with_lora: bool) -> list[Synthetic]:
-    """One candidate a request; without LoRA the token rows stay."""
+def paint(bench: Bench, concept: Path, params: SynthesizeParams, placed: Sequence[Placed], scale: float) -> list[Synthetic]:
+    """One candidate a request, with the adapter at a scale; at 0 the token rows stay."""
     good = [read_rgb(bench.train / s.image) for s in good_samples(bench.samples) if s.split == "train"][:32]
-    job = SampleJob(params.defectfill, bench.base, good, params.feather_px, params.micro_batch, bench.fold)
+    sampling = params.defectfill.model_copy(update={"lora_scale": scale})
+    job = SampleJob(sampling, bench.base, good, params.feather_px, params.micro_batch, bench.fold)
     sampler = DefectFillSampler(concept, job)
-    if not with_lora:
-        sampler._pipe.disable_lora()
     return list(sampler((p.request, derive_seed("candidate", p.request.id, 0)) for p in placed))
 
 
@@ -152,7 +151,7 @@ def distances(bench: Bench, placed: Sequence[Placed], made: Sequence[Synthetic])
 def effect(bench: Bench, concept: Path, params: SynthesizeParams) -> dict[str, Any]:
     """For each type: distance to real defects with adapter scale 1 minus that with 0, same seeds, and its 95 % interval."""
     placed = requests(bench, params, REQUESTS)
-    one, zero = (distances(bench, placed, paint(bench, concept, params, placed, with_lora)) for with_lora in (True, False))
+    one, zero = (distances(bench, placed, paint(bench, concept, params, placed, scale)) for scale in (1.0, 0.0))
     clean = {s.id: s.part_id for s in bench.samples}
     found: dict[str, Any] = {}
     for defect in sorted({p.request.defect for p in placed}):
@@ -173,7 +172,7 @@ def attention_iou(bench: Bench, concept: Path, params: DefectFillParams) -> floa
     Held-back real defects, object branch, one fixed time and noise.
     """
     pipe = load_pipeline(bench.base)
-    load_concept(pipe, concept)
+    load_concept(pipe, concept, bench.base)
     kinds = sorted({r.defect for r in bench.references})
     ids = {kind: pipe.tokenizer.convert_tokens_to_ids(token_of(kind)) for kind in kinds}
     ready = attach(pipe, kinds, ids, params.object)
@@ -207,7 +206,7 @@ def _top_iou(attended: torch.Tensor, mask: torch.Tensor) -> float:
 def ablation_row(bench: Bench, concept: Path, fitting: DefectFillParams, params: SynthesizeParams) -> dict[str, float]:
     """Distance to real defects, averaged over types of equal count, and attention IoU of one concept."""
     placed = requests(bench, params, REQUESTS)
-    apart = distances(bench, placed, paint(bench, concept, params, placed, True))
+    apart = distances(bench, placed, paint(bench, concept, params, placed, 1.0))
     return {"distance": round(float(apart.mean()), 4), "attention_iou": attention_iou(bench, concept, fitting)}
 
 
