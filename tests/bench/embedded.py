@@ -126,8 +126,8 @@ def fill(data: Path) -> dict[str, Any]:
     train = [photo for _, photo in good_photos(prepared(data) / "train", "train")][: params.photos]
     test = good_photos(prepared(data) / "test", "test")
     holes, others = fills.cut_holes(test, HOLES, 0), fills.cut_holes(test, HOLES, 1)
-    adapted, seconds = fills.adapted_base(params, train)
-    scratch, facts = fills.scratch_base(params, train, seconds)
+    adapted = fills.adapted_base(params, train)
+    scratch, facts = fills.scratch_base(params, train)
     steps = load_section("synthesize", SynthesizeParams).defectfill.steps
     made = {
         "embedded": fills.diffusion_fills(adapted, holes, steps, 0),
@@ -143,7 +143,6 @@ def fill(data: Path) -> dict[str, Any]:
     shown = np.where(holes.masks[:SHOWN, ..., None], np.uint8(128), holes.crops[:SHOWN])
     write_png(PICTURES / "fills.png", sheet([holes.crops[:SHOWN], shown, *(pictures[:SHOWN] for pictures in made.values())]))
     return {
-        "adapt_seconds": round(seconds, 1),
         "scratch_run": facts,
         **fills.compare(judge(), holes, others, made),
         "limits": limits,

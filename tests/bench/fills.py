@@ -61,42 +61,45 @@ def _hole(rng: np.random.Generator) -> Mask:
     return canvas > 0
 
 
-def adapted_base(params: LearnBaseParams, photos: list[Picture]) -> tuple[StableDiffusionInpaintPipeline, float]:
-    """The embedded base after the adaptation `learn_base` does, and the seconds that took."""
+def adapted_base(params: LearnBaseParams, photos: list[Picture]) -> StableDiffusionInpaintPipeline:
+    """The embedded base after the adaptation `learn_base` does."""
     torch.set_num_threads(params.threads)
-    start = time.monotonic()
     pipe = load_pipeline(EMBEDDED)
     fit = FitParams(steps=params.adapt.steps, batch=params.adapt.batch, lr=params.adapt.lr)
     train_unet(
         pipe, GoodCrops(photos, params.crop_px, params.crop_side_px), UnetFit(fit), LoopPlan(fit.steps, 0, "adapt", 20, True)
     )
-    return pipe, time.monotonic() - start
+    return pipe
 
 
-def scratch_base(
-    params: LearnBaseParams, photos: list[Picture], seconds: float
-) -> tuple[StableDiffusionInpaintPipeline, dict[str, float]]:
-    """The same networks from random weights on the same photos for `seconds`; steps are found by timing a few first."""
+def scratch_base(params: LearnBaseParams, photos: list[Picture]) -> tuple[StableDiffusionInpaintPipeline, dict[str, float]]:
+    """The same networks from random weights on the same photos, for as long as the adaptation takes.
+
+    How many steps that is follows from the cost of a step of each, measured one after the other: the time the adaptation itself
+    took would depend on what else the machine was doing.
+    """
     source = GoodCrops(photos, params.crop_px, params.crop_side_px)
     trial = small_pipeline(params.crop_px, 0)
-    costs = [_cost(trial, source, part, params) for part in ("vae", "unet")]
+    unet_fit = params.unet.model_copy(update={"batch": params.adapt.batch})
+    costs = [_cost(trial, source, "vae", params.vae), _cost(trial, source, "unet", unet_fit)]
+    seconds = params.adapt.steps * costs[1]
     steps = [max(1, round(seconds * share / cost)) for share, cost in zip((VAE_SHARE, 1 - VAE_SHARE), costs, strict=True)]
-    pipe, start = small_pipeline(params.crop_px, 0), time.monotonic()
-    fits = [section.model_copy(update={"steps": count}) for section, count in zip((params.vae, params.unet), steps, strict=True)]
+    pipe = small_pipeline(params.crop_px, 0)
+    fits = [section.model_copy(update={"steps": count}) for section, count in zip((params.vae, unet_fit), steps, strict=True)]
     train_vae(pipe, source, fits[0], LoopPlan(steps[0], 0, "vae", min(20, steps[0]), True))
     train_unet(pipe, source, UnetFit(fits[1]), LoopPlan(steps[1], 0, "unet", min(20, steps[1]), True))
-    return pipe, {"vae_steps": steps[0], "unet_steps": steps[1], "seconds": round(time.monotonic() - start, 1)}
+    return pipe, {"adapt_seconds": round(seconds, 1), "vae_steps": steps[0], "unet_steps": steps[1]}
 
 
-def _cost(pipe: StableDiffusionInpaintPipeline, source: GoodCrops, part: str, params: LearnBaseParams) -> float:
+def _cost(pipe: StableDiffusionInpaintPipeline, source: GoodCrops, part: str, fit: FitParams) -> float:
     """Seconds a step, the first one left out."""
     times: list[float] = []
     for steps in (1, 1 + PROBE_STEPS):
         start = time.monotonic()
         if part == "vae":
-            train_vae(pipe, source, params.vae.model_copy(update={"steps": steps}), LoopPlan(steps, 0, "probe"))
+            train_vae(pipe, source, fit.model_copy(update={"steps": steps}), LoopPlan(steps, 0, "probe"))
         else:
-            train_unet(pipe, source, UnetFit(params.unet.model_copy(update={"steps": steps})), LoopPlan(steps, 0, "probe"))
+            train_unet(pipe, source, UnetFit(fit.model_copy(update={"steps": steps})), LoopPlan(steps, 0, "probe"))
         times.append(time.monotonic() - start)
     return (times[1] - times[0]) / PROBE_STEPS
 
