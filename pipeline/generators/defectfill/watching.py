@@ -96,7 +96,7 @@ def evaluating(concept: Concept) -> Iterator[None]:
 
 
 def attention_picture(concept: Concept, shown: Shown) -> Picture:
-    """A row a type: crop, mask, attention to the type's token at half the noise, each map divided by its maximum."""
+    """A row a type: crop, mask, attention to the type's token at half the noise, each map stretched to black and white."""
     pipe, batch = concept.pipe, shown.encoded
     device, length = batch.latents.device, pipe.scheduler.config["num_train_timesteps"]
     noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -106,7 +106,9 @@ def attention_picture(concept: Concept, shown: Shown) -> Picture:
     with concept.recorder.recording(columns_of(concept, batch.defects)) as maps:
         pipe.unet(unet_input(noisy, batch.random_masks, batch.random_background), times, encoder_hidden_states=texts)
     side = shown.batch.images.shape[-1]
-    columns = [grey(shown.batch.masks), grey(averaged_map(maps, (side, side), "max"))]
+    seen = averaged_map(maps, (side, side), "none")
+    low, high = seen.amin(dim=(2, 3), keepdim=True), seen.amax(dim=(2, 3), keepdim=True)
+    columns = [grey(shown.batch.masks), grey((seen - low) / (high - low).clamp(min=1e-8))]
     return np.concatenate([np.concatenate(column) for column in (pixels(shown.batch), *columns)], axis=1)
 
 
