@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from detectors.averaging import Best, Ema
+from detectors.best import Best
 from detectors.protocol import DETECTORS, Detector
+from pipeline.averaging import Ema
 from pipeline.seeds import derive_seed
 
 

@@ -96,7 +96,10 @@ class CopyPasteParams(Section):
 class DefectFillParams(Section):
     """DefectFill, fitting (arXiv 2503.13985)."""
 
+    device: Literal["cpu", "cuda", "mps"]
     threads: int = Field(ge=1)
+    token: Literal["new", "rare"]
+    adapter: Literal["shared", "per_type"]
     rank: int = Field(ge=1)
     alpha: int = Field(ge=1)
     dropout: float = Field(ge=0, lt=1)
@@ -106,6 +109,12 @@ class DefectFillParams(Section):
     warmup_steps: int = Field(ge=0)
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
+    accumulate: int = Field(ge=1)
+    ema_decay: float = Field(ge=0, lt=1)
+    autocast: Literal["none", "bf16", "fp16"]
+    gradient_checkpointing: bool
+    prompt_dropout: float = Field(ge=0, lt=1)
+    prompt_noise: float = Field(ge=0)
     weight_defect: float = Field(ge=0)
     weight_object: float = Field(ge=0)
     weight_attention: float = Field(ge=0)
@@ -119,6 +128,8 @@ class DefectFillParams(Section):
     scale_augment: Range
     flip: bool
     object: str
+    curves: tuple[Literal["tensorboard", "dvclive"], ...]
+    preview_every: int = Field(ge=0)
 
 
 class LearnConceptParams(Section):

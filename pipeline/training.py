@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -19,6 +21,10 @@ from pipeline.seeds import derive_seed
 logger = logging.getLogger(__name__)
 
 MAX_BAD_STEPS = 20
+"""More than the 16 halvings that take the first loss scale of half precision, 65536, down to 1."""
+
+Watch = Callable[[int, dict[str, float]], None]
+"""Called after each step with the number of steps done and, by name: losses, `gradient_norm`, and `rate/<group>` a group."""
 
 
 class DivergedError(RuntimeError):
@@ -77,6 +83,8 @@ class LoopPlan:
         warmup_steps: Linear warm-up of every learning rate from 1/warmup_steps to 1.
         cosine: Decay to a twentieth of the rate after warm-up, else constant.
         clip_norm: Largest total gradient norm.
+        accumulate: Micro-batches a step; their losses are averaged.
+        loss_scaling: Scale the loss so that gradients of half precision do not vanish; the scale adapts itself.
         checkpoint: File to resume from and to write to; None for none.
         checkpoint_every_s: Seconds between checkpoints.
     """
@@ -87,6 +95,8 @@ class LoopPlan:
     warmup_steps: int = 0
     cosine: bool = False
     clip_norm: float = 1.0
+    accumulate: int = 1
+    loss_scaling: bool = False
     checkpoint: Path | None = None
     checkpoint_every_s: float = 30.0
 
@@ -123,22 +133,76 @@ def load_checkpoint(path: Path | None, state: Mapping[str, Stateful]) -> int:
     return int(saved["step"])
 
 
+class Descent:
+    """One optimiser step at a time, skipped unless every loss and the gradient are finite."""
+
+    def __init__(self, plan: LoopPlan, optimizer: torch.optim.Optimizer) -> None:
+        self.bad = 0
+        self._plan, self._optimizer = plan, optimizer
+        self._parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+        self._full_rates = [group["lr"] for group in optimizer.param_groups]
+        # Disabled, it passes everything through.
+        self.scaler = torch.amp.GradScaler(self._parameters[0].device.type, enabled=plan.loss_scaling)
+
+    def step(self, number: int, losses_at: Callable[[int], dict[str, Tensor]]) -> tuple[dict[str, float], dict[str, float]]:
+        """Step `number`: mean losses of its micro-batches by name, then gradient norm before clipping and rates.
+
+        Raises:
+            DivergedError: After `MAX_BAD_STEPS` skipped steps in a row.
+        """
+        for group, rate in zip(self._optimizer.param_groups, self._full_rates, strict=True):
+            group["lr"] = rate * self._plan.rate(number)
+        self._optimizer.zero_grad(set_to_none=True)
+        rows: list[dict[str, float]] = []
+        for _ in range(self._plan.accumulate):
+            losses = losses_at(number)
+            rows.append({name: float(value.detach()) for name, value in losses.items()})
+            if not math.isfinite(rows[-1]["loss"]):
+                break
+            self.scaler.scale(losses["loss"] / self._plan.accumulate).backward()
+        norm = self._descend() if math.isfinite(rows[-1]["loss"]) else math.nan
+        self._count(norm)
+        rates = {f"rate/{group.get('name', place)}": group["lr"] for place, group in enumerate(self._optimizer.param_groups)}
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}, {"gradient_norm": norm, **rates}
+
+    def _descend(self) -> float:
+        """Clip and step if the gradient is finite; return its norm."""
+        self.scaler.unscale_(self._optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._plan.clip_norm))
+        if math.isfinite(norm):
+            self.scaler.step(self._optimizer)
+        self.scaler.update()
+        return norm
+
+    def _count(self, norm: float) -> None:
+        self.bad = 0 if math.isfinite(norm) else self.bad + 1
+        if self.bad:
+            logger.warning("%s: loss or gradient not finite, step skipped (%d in a row)", self._plan.label, self.bad)
+        if self.bad >= MAX_BAD_STEPS:
+            raise DivergedError(
+                f"{self._plan.label}: no finite loss for {self.bad} steps in a row; lower the learning rate, "
+                "the last checkpoint is kept"
+            )
+
+
 def run_loop(
     plan: LoopPlan,
     losses_at: Callable[[int], dict[str, Tensor]],
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Stateful],
     after_step: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
 ) -> History:
     """Minimise `losses_at(step)["loss"]` for `plan.steps` steps.
 
     Args:
         plan: Lengths, rates, checkpoint.
         losses_at: Draws its batch from torch's global generator (seeded here for each step) and returns scalar losses by
-            name; the one called "loss" is minimised, the others are recorded.
+            name; the one called "loss" is minimised, the others are recorded. Called `plan.accumulate` times a step.
         optimizer: Its groups' learning rates are the full ones.
         state: What a checkpoint holds besides optimiser and history: networks, averages, best results so far.
         after_step: Called after each step with the number of steps done, e.g. to validate.
+        watch: Called after that with what there is to plot.
 
     Returns:
         The losses of every step and the count of skipped ones.
@@ -146,49 +210,26 @@ def run_loop(
     Raises:
         DivergedError: After `MAX_BAD_STEPS` steps in a row without a finite loss; the last checkpoint is kept.
     """
-    history = History()
+    history, descent = History(), Descent(plan, optimizer)
     everything = {**state, "optimizer": optimizer, "history": history}
-    full_rates = [group["lr"] for group in optimizer.param_groups]
-    first = load_checkpoint(plan.checkpoint, everything)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    bad, saved_at = 0, time.monotonic()
+    if plan.loss_scaling:
+        everything["scaler"] = descent.scaler
+    first, saved_at = load_checkpoint(plan.checkpoint, everything), time.monotonic()
     with progress(plan.steps, plan.label, first) as bar:
         for step in range(first, plan.steps):
             torch.manual_seed(derive_seed(plan.seed, plan.label, step))
-            for group, rate in zip(optimizer.param_groups, full_rates, strict=True):
-                group["lr"] = rate * plan.rate(step)
-            losses = losses_at(step)
-            bad = _descend(losses["loss"], optimizer, parameters, plan.clip_norm, bad, plan.label)
-            history.skipped += bad > 0
-            history.losses.append({name: float(value.detach()) for name, value in losses.items()})
+            losses, facts = descent.step(step, losses_at)
+            history.skipped += descent.bad > 0
+            history.losses.append(losses)
             if after_step is not None:
                 after_step(step + 1)
-            if plan.checkpoint is not None and bad == 0 and time.monotonic() - saved_at > plan.checkpoint_every_s:
+            if watch is not None:
+                watch(step + 1, losses | facts)
+            if plan.checkpoint is not None and descent.bad == 0 and time.monotonic() - saved_at > plan.checkpoint_every_s:
                 save_checkpoint(plan.checkpoint, step + 1, everything)
                 saved_at = time.monotonic()
             bar.update()
-            bar.set_postfix(loss=f"{history.losses[-1]['loss']:.4f}", refresh=False)
+            bar.set_postfix(loss=f"{losses['loss']:.4f}", refresh=False)
     if plan.checkpoint is not None and first < plan.steps:
         save_checkpoint(plan.checkpoint, plan.steps, everything)
     return history
-
-
-def _descend(
-    loss: Tensor, optimizer: torch.optim.Optimizer, parameters: list[Tensor], clip_norm: float, bad: int, label: str
-) -> int:
-    """Do one step unless loss or gradient is not finite; return how many bad steps there were in a row."""
-    optimizer.zero_grad(set_to_none=True)
-    finite = bool(torch.isfinite(loss))
-    if finite:
-        loss.backward()
-        finite = bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(parameters, clip_norm)))
-    if finite:
-        optimizer.step()
-        return 0
-    bad += 1
-    logger.warning("%s: loss or gradient not finite, step skipped (%d in a row)", label, bad)
-    if bad >= MAX_BAD_STEPS:
-        raise DivergedError(
-            f"{label}: no finite loss for {bad} steps in a row; lower the learning rate, the last checkpoint is kept"
-        )
-    return bad

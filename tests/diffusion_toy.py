@@ -19,7 +19,10 @@ SIDE = 32
 
 def fit_params(**changes: object) -> DefectFillParams:
     values: dict[str, object] = {
+        "device": "cpu",
         "threads": 1,
+        "token": "new",
+        "adapter": "shared",
         "rank": 4,
         "alpha": 8,
         "dropout": 0.0,
@@ -29,6 +32,12 @@ def fit_params(**changes: object) -> DefectFillParams:
         "warmup_steps": 2,
         "steps": 3,
         "batch": 2,
+        "accumulate": 1,
+        "ema_decay": 0.0,
+        "autocast": "none",
+        "gradient_checkpointing": False,
+        "prompt_dropout": 0.0,
+        "prompt_noise": 0.0,
         "weight_defect": 0.5,
         "weight_object": 0.2,
         "weight_attention": 0.05,
@@ -42,6 +51,8 @@ def fit_params(**changes: object) -> DefectFillParams:
         "scale_augment": (1.0, 1.125),
         "flip": True,
         "object": "surface",
+        "curves": (),
+        "preview_every": 0,
     }
     return DefectFillParams.model_validate(values | changes)
 

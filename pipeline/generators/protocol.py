@@ -44,6 +44,19 @@ class Synthetic:
 
 
 @dataclass(frozen=True, slots=True)
+class Display:
+    """Where a fit shows how it goes; nothing depends on what is written there.
+
+    Attributes:
+        folder: For curves and pictures.
+        good: A good train photo to try the defects on.
+    """
+
+    folder: Path
+    good: Picture
+
+
+@dataclass(frozen=True, slots=True)
 class FitJob:
     """What a generator is fitted with.
 
@@ -53,6 +66,7 @@ class FitJob:
         base: Folder of the inpainting pipeline of the fold.
         work: Folder for checkpoints; survives a killed run.
         seed: Equal to the fold.
+        display: Where to show how it goes, None for nowhere.
     """
 
     params: Any
@@ -60,6 +74,7 @@ class FitJob:
     base: Path
     work: Path
     seed: int
+    display: Display | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import pytest
 from tests.architecture.source_graph import Module, first_party, modules, third_party
 
 FOUNDATION = ("pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params")
-LOOP = ("pipeline.training", "pipeline.runlog", "pipeline.weight_cards")
+LOOP = ("pipeline.training", "pipeline.averaging", "pipeline.curves", "pipeline.runlog", "pipeline.weight_cards")
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "flows": (),
@@ -21,6 +21,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.params": (),
     "pipeline.runlog": ("pipeline.records",),
     "pipeline.training": ("pipeline.seeds",),
+    "pipeline.averaging": (),
+    "pipeline.curves": ("pipeline.images",),
     "pipeline.weight_cards": ("pipeline.records",),
     "pipeline.configure": FOUNDATION,
     "pipeline.adopt": (*FOUNDATION, *LOOP, "pipeline.diffusion", "pipeline.generators"),
@@ -64,6 +66,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "ultralytics": ("detectors.ultralytics_models",),
     "albumentations": ("detectors.augment",),
     "lpips": ("pipeline.similarity",),
+    "dvclive": ("pipeline.curves",),
+    "tensorboard": (),  # torch writes its files, in pipeline.curves
     "peft": ("pipeline.generators", "pipeline.diffusion"),
     "jinja2": ("pipeline.reporting",),
     "ruamel": ("pipeline.configure",),

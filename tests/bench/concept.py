@@ -24,6 +24,7 @@ from torch import Tensor
 from pipeline.diffusion.components import EMBEDDED
 from pipeline.diffusion.latents import training_target, unet_input
 from pipeline.diffusion.photos import rng_from_torch
+from pipeline.generators.defectfill.concept import columns_of
 from pipeline.generators.defectfill.encoded import encode_batch
 from pipeline.generators.defectfill.fit import Fit, open_fit, pooled_losses
 from pipeline.generators.defectfill.losses import attention_loss, defect_loss, object_loss
@@ -61,7 +62,7 @@ def plain_losses(begun: Fit, params: DefectFillParams) -> dict[str, Tensor]:
     pipe, scheduler = concept.pipe, concept.pipe.scheduler
     batch = encode_batch(pipe.vae, begun.source.draw(params.batch, rng_from_torch()))
     noise = torch.randn_like(batch.latents)
-    times = torch.randint(0, scheduler.config["num_train_timesteps"], (len(noise),))
+    times = torch.randint(0, scheduler.config["num_train_timesteps"], (len(noise),)).to(noise.device)
     noisy, target = scheduler.add_noise(batch.latents, noise, times), training_target(scheduler, batch.latents, noise, times)
     texts = [
         pipe.text_encoder(torch.stack([concept.ids[d][branch] for d in batch.defects])).last_hidden_state for branch in (0, 1)
@@ -70,7 +71,7 @@ def plain_losses(begun: Fit, params: DefectFillParams) -> dict[str, Tensor]:
     predicted = pipe.unet(fed, times, encoder_hidden_states=texts[0]).sample
     defect = defect_loss(predicted, target, batch.masks, params.reduction)
     fed = unet_input(noisy, batch.random_masks, batch.random_background)
-    with concept.recorder.recording(torch.tensor([concept.columns[d] for d in batch.defects])) as maps:
+    with concept.recorder.recording(columns_of(concept, batch.defects)) as maps:
         predicted = pipe.unet(fed, times, encoder_hidden_states=texts[1]).sample
     whole = object_loss(predicted, target, batch.masks, params.background_weight, params.reduction)
     attention = attention_loss(maps, batch.masks, params.attention_norm)
@@ -84,7 +85,7 @@ def bare_losses(begun: Fit, params: DefectFillParams) -> dict[str, Tensor]:
     fed = torch.cat([unet_input(half.latents, half.masks, half.true_background)] * 2)
     with torch.no_grad():
         text = begun.concept.pipe.text_encoder(begun.concept.ids[half.defects[0]][:1]).last_hidden_state
-    times = torch.full((len(fed),), 500)
+    times = torch.full((len(fed),), 500, device=fed.device)
     predicted = begun.concept.pipe.unet(fed, times, encoder_hidden_states=text.expand(len(fed), -1, -1)).sample
     return {"loss": predicted.square().mean()}
 

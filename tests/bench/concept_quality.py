@@ -19,9 +19,9 @@ from scipy import stats
 from pipeline.diffusion.components import load_pipeline
 from pipeline.diffusion.latents import unet_input
 from pipeline.generators.defectfill.batches import BatchSource
-from pipeline.generators.defectfill.concept import load_concept, token_of
+from pipeline.generators.defectfill.concept import attach, load_concept, token_of
 from pipeline.generators.defectfill.encoded import encode_batch
-from pipeline.generators.defectfill.fit import attach, fit
+from pipeline.generators.defectfill.fit import fit
 from pipeline.generators.defectfill.sample import DefectFillSampler
 from pipeline.generators.protocol import FitJob, SampleJob, Synthetic
 from pipeline.images import Mask, Picture, read_mask, read_rgb
@@ -175,7 +175,7 @@ def attention_iou(bench: Bench, concept: Path, params: DefectFillParams) -> floa
     load_concept(pipe, concept, bench.base)
     kinds = sorted({r.defect for r in bench.references})
     ids = {kind: pipe.tokenizer.convert_tokens_to_ids(token_of(kind)) for kind in kinds}
-    ready = attach(pipe, kinds, ids, params.object)
+    ready = attach(pipe, {kind: token_of(kind) for kind in kinds}, ids, params.object)
     rng, scores = np.random.default_rng(bench.fold), []
     for kind in kinds:
         source = BatchSource([r for r in bench.held_back if r.defect == kind], params, SIDE_PX)

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 class AttentionRecorder:
@@ -36,7 +38,7 @@ class AttentionRecorder:
         """Record the token at `columns` (B,) of the prompts of the batch's `rows`; the list is filled by one forward.
 
         Raises:
-            RuntimeError: If not exactly one map a layer was recorded, e.g. since checkpointing ran a block twice.
+            RuntimeError: If not exactly one map a layer was recorded.
         """
         self._maps, self._columns, self._rows = [], columns, rows
         try:
@@ -45,6 +47,24 @@ class AttentionRecorder:
             self._columns = None
         if len(self._maps) != len(self.layers):
             raise RuntimeError(f"{len(self._maps)} attention maps were recorded, expected {len(self.layers)}")
+
+    def checkpointed(self, block: Callable[..., Any], *args: Any) -> Any:
+        """Run a block whose activations backward computes anew; for the UNet's `enable_gradient_checkpointing`."""
+        return checkpoint(block, *args, use_reentrant=False, context_fn=self._contexts)
+
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Of a block's first run, which records as always, and of its second one, in backward."""
+        return nullcontext(), self._second_run(self._columns, self._rows)
+
+    @contextmanager
+    def _second_run(self, columns: Tensor | None, rows: slice) -> Iterator[None]:
+        """Compute the maps of the first run again, since autograd wants the same tensors, into a list that nobody reads."""
+        present = self._maps, self._columns, self._rows
+        self._maps, self._columns, self._rows = [], columns, rows
+        try:
+            yield
+        finally:
+            self._maps, self._columns, self._rows = present
 
     def _attend(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: object) -> Tensor:
         """Cross-attention of (B, N, C) queries to (B, L, D) tokens, equal to the fused processor's output."""
@@ -72,8 +92,10 @@ def token_column(query: Tensor, key: Tensor, columns: Tensor) -> Tensor:
     Returns:
         (B, sqrt(N), sqrt(N)) probabilities in float32.
     """
-    logits = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
-    wanted = columns.view(-1, 1, 1, 1).expand(-1, logits.shape[1], logits.shape[2], 1)
-    column = (logits.gather(-1, wanted)[..., 0] - torch.logsumexp(logits, dim=-1)).exp().mean(dim=1)
+    # Autocast would take the product back to half precision.
+    with torch.autocast(query.device.type, enabled=False):
+        logits = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
+        wanted = columns.view(-1, 1, 1, 1).expand(-1, logits.shape[1], logits.shape[2], 1)
+        column = (logits.gather(-1, wanted)[..., 0] - torch.logsumexp(logits, dim=-1)).exp().mean(dim=1)
     side = round(column.shape[1] ** 0.5)
     return column.view(len(column), side, side)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from diffusers import StableDiffusionInpaintPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
+from pipeline.diffusion.components import prompt_ids
+from pipeline.generators.defectfill.attention import AttentionRecorder
 from pipeline.params import DefectFillParams
 from pipeline.runlog import digest
 
@@ -24,10 +28,18 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 LORA_NAME = "default"
 UNET_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 TEXT_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
+LOWER_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
+MEANINGLESS = re.compile(r"([bcdfghjklmnpqrstvwxz]{1,3})</w>")
+"""Short words without a vowel, like the "sks" of DreamBooth and of the paper, as CLIP's vocabulary writes whole words."""
 
 
 class TokenError(ValueError):
-    """Two defect types would share a token, or a token is not one id."""
+    """Two defect types would share a token, or a token is not one id, or there are too few words."""
+
+
+def slug_of(defect: str) -> str:
+    """The type's name in lower-case letters, digits and hyphens, for tokens and folders."""
+    return re.sub(r"[^a-z0-9]+", "-", defect.lower()).strip("-")
 
 
 class ConceptError(ValueError):
@@ -36,7 +48,30 @@ class ConceptError(ValueError):
 
 def token_of(defect: str) -> str:
     """The type's own token, e.g. `<mt-blowhole>`; lower case, since CLIP's tokenizer lowers text."""
-    return "<" + re.sub(r"[^a-z0-9]+", "-", defect.lower()).strip("-") + ">"
+    return f"<{slug_of(defect)}>"
+
+
+def rare_words(tokenizer: CLIPTokenizer, defects: Sequence[str], thing: str) -> dict[str, str]:
+    """A word a type that exists as one token and means nothing; no row is added, the text LoRA makes something of it.
+
+    The word with the highest id comes first: byte-pair encoding merged it last, so it is the rarest. Words of `thing` are left
+    out, since a prompt must hold the type's word once.
+
+    Raises:
+        TokenError: If the tokenizer has fewer such words than there are types.
+    """
+    by_id = {index: match[1] for entry, index in tokenizer.get_vocab().items() if (match := MEANINGLESS.fullmatch(entry))}
+    taken = set(thing.lower().split())
+    words = [word for index, word in sorted(by_id.items(), reverse=True) if word not in taken and whole(tokenizer, word) == index]
+    if len(words) < len(defects):
+        raise TokenError(f"the tokenizer has {len(words)} rare words for {len(defects)} defect types; set token to `new`")
+    return dict(zip(defects, words, strict=False))
+
+
+def whole(tokenizer: CLIPTokenizer, word: str) -> int | None:
+    """Id of a word that the tokenizer holds in one piece, else None."""
+    ids = tokenizer(word, add_special_tokens=False).input_ids
+    return ids[0] if len(ids) == 1 else None
 
 
 def defect_prompt(token: str) -> str:
@@ -74,15 +109,15 @@ def start_row(pipe: StableDiffusionInpaintPipeline, defect: str) -> Tensor:
     As textual inversion starts from a word near the concept (Gal et al. 2022, section 4).
     """
     rows = pipe.text_encoder.get_input_embeddings().weight.detach()
-    words = [pipe.tokenizer(word, add_special_tokens=False).input_ids for word in re.findall(r"[a-z]+", defect.lower())]
-    whole = [ids[0] for ids in words if len(ids) == 1] or pipe.tokenizer("defect", add_special_tokens=False).input_ids
-    return rows[whole].mean(dim=0)
+    known = [found for word in re.findall(r"[a-z]+", defect.lower()) if (found := whole(pipe.tokenizer, word)) is not None]
+    return rows[known or pipe.tokenizer("defect", add_special_tokens=False).input_ids].mean(dim=0)
 
 
 def add_lora(pipe: StableDiffusionInpaintPipeline, params: DefectFillParams, token_ids: Sequence[int]) -> dict[str, list[Tensor]]:
-    """Put LoRA on UNet and text encoder attention and free the token rows; return the trainable tensors by group.
+    """Put LoRA on UNet and text encoder attention and free the token rows; return the trainable tensors by group, in float32.
 
     Only the rows in `token_ids` of the embedding ever move: the gradient of the others is zeroed, and no decay is applied.
+    Without any id there is no group `token`.
     """
 
     def config(targets: list[str]) -> LoraConfig:
@@ -94,11 +129,25 @@ def add_lora(pipe: StableDiffusionInpaintPipeline, params: DefectFillParams, tok
         "unet": [p for p in pipe.unet.parameters() if p.requires_grad],
         "text": [p for p in pipe.text_encoder.parameters() if p.requires_grad],
     }
+    if not token_ids:
+        return groups
     rows = pipe.text_encoder.get_input_embeddings().weight.requires_grad_(True)
-    free = torch.zeros(len(rows), 1)
+    free = torch.zeros(len(rows), 1, device=rows.device)
     free[list(token_ids)] = 1.0
     rows.register_hook(lambda gradient: gradient * free)
     return {**groups, "token": [rows]}
+
+
+def autocast(device: torch.device, kind: str) -> torch.autocast:
+    """The context of a forward in precision `none`, `bf16` or `fp16`."""
+    return torch.autocast(device.type, LOWER_PRECISION.get(kind), enabled=kind in LOWER_PRECISION)
+
+
+def hold_frozen_weights_in(network: nn.Module, dtype: torch.dtype) -> None:
+    """Take the weights that are not trained to another precision, in place; LoRA must be on already, and keeps its own."""
+    for weight in network.parameters():
+        if not weight.requires_grad:
+            weight.data = weight.data.to(dtype)
 
 
 def token_column_of(ids: Tensor, token_id: int) -> int:
@@ -113,8 +162,46 @@ def token_column_of(ids: Tensor, token_id: int) -> int:
     return int(places[0])
 
 
+@dataclass
+class Concept:
+    """A base with LoRA and tokens on it, and what its losses need.
+
+    Attributes:
+        pipe: The inpainting pipeline, adapters attached.
+        recorder: Records attention of the up blocks.
+        ids: Prompt ids by type, (2, L): P_def and P_obj.
+        columns: Position of the type's token in its P_obj.
+        empty: Ids of the empty prompt, (1, L).
+    """
+
+    pipe: StableDiffusionInpaintPipeline
+    recorder: AttentionRecorder
+    ids: dict[str, Tensor]
+    columns: dict[str, int]
+    empty: Tensor
+
+
+def attach(pipe: StableDiffusionInpaintPipeline, words: Mapping[str, str], token_ids: Mapping[str, int], thing: str) -> Concept:
+    """Install the recorder and tokenise every type's two prompts, on the pipeline's device."""
+    ids = {d: prompt_ids(pipe.tokenizer, [defect_prompt(word), object_prompt(word, thing)]) for d, word in words.items()}
+    columns = {d: token_column_of(ids[d][1], token_ids[d]) for d in words}
+    device = pipe.unet.device
+    return Concept(
+        pipe,
+        AttentionRecorder(pipe.unet),
+        {d: rows.to(device) for d, rows in ids.items()},
+        columns,
+        prompt_ids(pipe.tokenizer, [""]).to(device),
+    )
+
+
+def columns_of(concept: Concept, defects: Sequence[str]) -> Tensor:
+    """(B,) position of each row's token in its P_obj, on the pipeline's device."""
+    return torch.tensor([concept.columns[d] for d in defects], device=concept.pipe.unet.device)
+
+
 def save_concept(pipe: StableDiffusionInpaintPipeline, token_ids: dict[str, int], out: Path) -> None:
-    """Write LoRA in diffusers format and one textual-inversion file a type, readable by the stock pipeline."""
+    """Write LoRA in diffusers format and one textual-inversion file a trained token, readable by the stock pipeline."""
     unet, text = pipe.unet, pipe.text_encoder
     pipe.save_lora_weights(
         out,
@@ -123,8 +210,8 @@ def save_concept(pipe: StableDiffusionInpaintPipeline, token_ids: dict[str, int]
             get_peft_model_state_dict(text, adapter_name=LORA_NAME, save_embedding_layers=False)
         ),
         # Without it the loader takes alpha = rank, and the concept is scaled wrongly.
-        unet_lora_adapter_metadata=_ordered(unet.peft_config[LORA_NAME].to_dict()),
-        text_encoder_lora_adapter_metadata=_ordered(text.peft_config[LORA_NAME].to_dict()),
+        unet_lora_adapter_metadata=_portable(unet.peft_config[LORA_NAME].to_dict()),
+        text_encoder_lora_adapter_metadata=_portable(text.peft_config[LORA_NAME].to_dict()),
     )
     sort_header(out / LORA_FILE)
     rows = text.get_input_embeddings().weight.detach()
@@ -134,9 +221,10 @@ def save_concept(pipe: StableDiffusionInpaintPipeline, token_ids: dict[str, int]
         save_file({token: rows[row].clone()}, token_file(out, token))
 
 
-def _ordered(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Sets as sorted lists: the order of a set of strings differs from process to process, and would enter the file."""
-    return {name: sorted(value) if isinstance(value, set) else value for name, value in metadata.items()}
+def _portable(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Sets as sorted lists, since their order differs from process to process; and not the folder the base happened to lie in."""
+    ordered = {name: sorted(value) if isinstance(value, set) else value for name, value in metadata.items()}
+    return ordered | {"base_model_name_or_path": None}
 
 
 def sort_header(path: Path) -> None:

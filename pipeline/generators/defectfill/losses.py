@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Reduction = Literal["mean", "area"]
+AttentionNorm = Literal["none", "max"]
 
 
 def weighted_squared_error(predicted: Tensor, target: Tensor, weight: Tensor, reduction: Reduction) -> Tensor:
@@ -42,22 +43,35 @@ def object_loss(predicted: Tensor, target: Tensor, mask: Tensor, background_weig
     return weighted_squared_error(predicted, target, mask + background_weight * (1.0 - mask), reduction)
 
 
-def attention_loss(maps: Sequence[Tensor], mask: Tensor, norm: Literal["none", "max"]) -> Tensor:
-    """L_attn = mean (A - M)^2, A the token's attention averaged over the decoder's cross-attention layers.
+def averaged_map(maps: Sequence[Tensor], size: tuple[int, int], norm: AttentionNorm) -> Tensor:
+    """A: the token's attention averaged over the decoder's cross-attention layers, (B, 1, h, w).
 
     Args:
         maps: One (B, h_i, w_i) map a layer, heads already averaged, probabilities.
-        mask: (B, 1, h, w) of 0 and 1; the maps are resized to it bilinearly.
-        norm: "max" divides each averaged map by its own maximum first.
+        size: (h, w); the maps are resized to it bilinearly.
+        norm: "max" divides each averaged map by its own maximum.
 
     Raises:
         ValueError: If there is no map: the loss would silently train nothing.
     """
     if not maps:
         raise ValueError("no attention map was recorded; the recording processors are not installed on the up blocks")
-    size = mask.shape[-2:]
     resized = [F.interpolate(m[:, None].float(), size=size, mode="bilinear", align_corners=False) for m in maps]
     average = torch.stack(resized).mean(dim=0)
     if norm == "max":
         average = average / average.amax(dim=(2, 3), keepdim=True).clamp(min=1e-8)
-    return (average - mask).square().mean()
+    return average
+
+
+def attention_loss(maps: Sequence[Tensor], mask: Tensor, norm: AttentionNorm, counted: Tensor | None = None) -> Tensor:
+    """L_attn = mean (A - M)^2, with A of `averaged_map` at the size of the mask.
+
+    Args:
+        maps: See `averaged_map`.
+        mask: (B, 1, h, w) of 0 and 1.
+        norm: See `averaged_map`.
+        counted: (B,) of 0 and 1; a row with 0, whose prompt lacks the token, adds nothing. None counts all.
+    """
+    height, width = mask.shape[-2:]
+    squared = (averaged_map(maps, (height, width), norm) - mask).square()
+    return squared.mean() if counted is None else (squared * counted.view(-1, 1, 1, 1)).mean()
