@@ -18,7 +18,7 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 CONFIGURE = python -m pipeline configure --profile $(PROFILE) \
 	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid)
 
-.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept lock
+.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept concept-gallery lock
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -69,6 +69,9 @@ bench-embedded: setup  ## What the models in the repository are worth on real ti
 
 bench-concept: setup  ## What learning a concept costs, on real tiles; DATA=folder of magnetic tiles.
 	python -m tests.bench.concept --data '$(DATA)'
+
+concept-gallery: setup  ## References, requests and painted defects of every type, into docs/concept/; DATA=folder LAYOUT=name.
+	python -m tests.bench.concept_gallery --data '$(DATA)' --layout '$(LAYOUT)'
 
 lock: setup  ## Write requirements.lock anew after a change of pyproject.toml; versions stay unless they must move.
 	uv pip compile pyproject.toml --quiet --all-extras --universal --generate-hashes --output-file requirements.lock

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pipeline.diffusion.components import EMBEDDED
@@ -36,7 +35,7 @@ from pipeline.references import Reference, read_references, reference_samples
 from pipeline.stages.learn_base import learn_base
 from pipeline.training import LoopPlan, run_loop
 from tests.bench.bars import Part, bar, run_parts, work_folder
-from tests.bench.concept_pictures import COLUMNS, gallery, quiz
+from tests.bench.concept_pictures import COLUMNS, quiz
 from tests.bench.concept_quality import (
     VARIANTS,
     Bench,
@@ -176,13 +175,12 @@ def ablation_part(data: Path) -> dict[str, Any]:
     return {"rows": rows, "summary": ablation_summary(rows)}
 
 
-def pictures_part(data: Path) -> dict[str, Any]:
-    """The gallery, and forty crops to be named with their key."""
+def quiz_part(data: Path) -> dict[str, Any]:
+    """Forty crops to be named, and their key."""
     bench = benches(data)[0]
     placed = requests(bench, sections()[1], COLUMNS)
     made = paint(bench, concept(bench, "all losses"), sections()[1], placed, 1.0)
     PICTURES.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(gallery(bench.references, placed, made)).save(PICTURES / "magnetic-tile.jpg", quality=88)
     crops, key = quiz(bench.held_back, placed, made, seed=0)
     write_png(PICTURES / "crops.png", crops)
     return {"key": key}
@@ -192,7 +190,7 @@ PARTS: dict[str, Part] = {
     "speed": speed_part,
     "effect": effect_part,
     "ablation": ablation_part,
-    "pictures": pictures_part,
+    "quiz": quiz_part,
 }
 
 

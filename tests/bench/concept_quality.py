@@ -36,7 +36,7 @@ from tests.bench.fills import features, hole_vectors, part_interval
 SIDE_PX = 64
 REAL_SCALE, REAL_MIN_PX = 3.0, 32
 NEAREST = 3
-REQUESTS = 40
+REQUESTS = 30
 """Of each type and fold."""
 ATTENDED = 12
 """Held-back defects of each type whose attention is looked at."""

@@ -45,7 +45,7 @@ from pipeline.generators.defectfill.fit import attach, fit, fit_adapter, losses_
 from pipeline.generators.protocol import FitJob, Request, Synthetic
 from pipeline.masks.crops import Window
 from pipeline.shards import RequestRecord
-from pipeline.stages.synthesize import Placed, answer
+from pipeline.stages.synthesize import Draws, Placed, answer
 from pipeline.training import LoopPlan
 from tests.diffusion_toy import SIDE, fit_params, references, write_base
 
@@ -325,7 +325,7 @@ def test_bug_13_the_settings_are_on_the_card_and_the_scale_in_the_file(base, tmp
     card = json.loads((tmp_path / "concept" / "card.json").read_text())
     assert card["params"]["lr_unet"] == 2e-4 and card["params"]["lr_text"] == 4e-5
     pipe = load_pipeline(base)
-    load_concept(pipe, tmp_path / "concept")
+    load_concept(pipe, tmp_path / "concept", base)
     for network in (pipe.unet, pipe.text_encoder):
         scales = {m.scaling["default"] for m in network.modules() if getattr(m, "scaling", None) and "default" in m.scaling}
         assert scales == {3.0}
@@ -341,8 +341,10 @@ def test_bug_14_every_candidate_of_every_request_has_its_own_seed():
 
     clean, mask = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), bool)
     requests = [Request(f"r{n}", "hole", clean, mask, "hole-0", np.eye(2, 3)) for n in range(3)]
-    placed = [Placed(r, RequestRecord(r.id, r.defect, "good", r.reference, Window(0, 0, 8))) for r in requests]
-    assert len(list(answer(sampler, placed, 8))) == 3
+    placed = [
+        Placed(r, RequestRecord(r.id, r.defect, "good", r.reference, Window(0, 0, 8), ((1, 0, 0), (0, 1, 0)))) for r in requests
+    ]
+    assert len(answer(sampler, placed, Draws(8, 0, lambda entry: True))) == 3
     assert len(set(seeds)) == 3 * 8
 
 

@@ -19,9 +19,8 @@ from pipeline.generators.defectfill.generator import DefectFill, PerTypeSampler
 from pipeline.generators.defectfill.losses import attention_loss
 from pipeline.generators.protocol import Display, FitJob, Request, SampleJob
 from pipeline.images import read_rgb
-from pipeline.params import DiffusionSamplingParams
 from pipeline.training import DeviceError, LoopPlan
-from tests.diffusion_toy import SIDE, fit_params, references, write_base
+from tests.diffusion_toy import SIDE, fit_params, references, sampling_params, write_base
 
 EVERYTHING = {
     "dropout": 0.1,
@@ -243,7 +242,7 @@ def test_a_concept_of_rare_words_loads_into_the_stock_pipeline(base, tmp_path):
     fit(job(base, tmp_path / "w", token="rare"), tmp_path / "concept")
     stock = load_pipeline(base)
     before = len(stock.tokenizer)
-    assert load_concept(stock, tmp_path / "concept") == {"hole": "A surface with z", "long scratch": "A surface with x"}
+    assert load_concept(stock, tmp_path / "concept", base) == {"hole": "A surface with z", "long scratch": "A surface with x"}
     assert len(stock.tokenizer) == before and stock.get_active_adapters() == ["default"]
     assert not (list((tmp_path / "concept" / "tokens").glob("*.safetensors")))
 
@@ -266,7 +265,7 @@ def test_per_type_trains_each_adapter_on_its_references_alone(per_type):
 
 
 def test_per_type_paints_each_request_with_the_adapter_of_its_type(base, per_type):
-    sampling = DiffusionSamplingParams(candidates=1, steps=2, guidance=2.0, strength=0.9)
+    sampling = sampling_params(steps=2, guidance=2.0)
     good = [np.random.default_rng(0).integers(90, 160, (80, 90, 3)).astype(np.uint8)]
     task = SampleJob(sampling, base, good, feather_px=2, micro_batch=2, seed=0)
     clean, mask = good[0][:24, :24].copy(), np.zeros((24, 24), bool)
