@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ from pipeline.records import fold_name, read_manifest
 from pipeline.references import Reference, read_references, reference_samples
 from pipeline.stages.learn_base import learn_base
 from pipeline.training import LoopPlan, run_loop
+from pipeline.weight_cards import sha256_of
 from tests.bench.bars import Part, bar, run_parts, work_folder
-from tests.bench.concept_pictures import COLUMNS, quiz
+from tests.bench.concept_pictures import COLUMNS, confusion, quiz
 from tests.bench.concept_quality import (
     VARIANTS,
     Bench,
@@ -96,12 +98,24 @@ def seconds_a_step(losses: Callable[[Fit, DefectFillParams], dict[str, Tensor]],
     return (time.perf_counter() - start) / STEPS
 
 
-def bare_seconds(begun: Fit, params: DefectFillParams) -> float:
-    """Forward and backward alone, without optimiser."""
+def seconds_each(work: Callable[[], object]) -> float:
+    """Of one of `STEPS` calls."""
     start = time.perf_counter()
     for _ in range(STEPS):
-        bare_losses(begun, params)["loss"].backward()
+        work()
     return (time.perf_counter() - start) / STEPS
+
+
+def split(begun: Fit, params: DefectFillParams) -> dict[str, Callable[[], object]]:
+    """What a step of the plain loop consists of, each part by itself."""
+    concept, rng = begun.concept, np.random.default_rng(0)
+    ids = torch.cat([concept.ids[begun.source.defects[row % len(begun.source.defects)]] for row in range(params.batch)])
+    return {
+        "bare": lambda: bare_losses(begun, params)["loss"].backward(),
+        "drawing": lambda: begun.source.draw(params.batch, rng),
+        "drawing_and_encoding": lambda: encode_batch(concept.pipe.vae, begun.source.draw(params.batch, rng)),
+        "text": lambda: concept.pipe.text_encoder(ids).last_hidden_state.mean().backward(),
+    }
 
 
 def references(data: Path) -> list[Reference]:
@@ -112,21 +126,24 @@ def references(data: Path) -> list[Reference]:
 
 def speed(found: list[Reference], params: DefectFillParams) -> dict[str, float]:
     """Median seconds a step of ours, of the plain loop and of the bare UNet, and what the pool adds a step."""
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        begun = open_fit(FitJob(params, found, EMBEDDED, Path(work), seed=0))
+        begun = open_fit(FitJob(params, found, EMBEDDED, Path(folder), seed=0))
         opened = time.perf_counter() - start
         single = params.model_copy(update={"encoded_crops": 1})
         start = time.perf_counter()
-        open_fit(FitJob(single, found, EMBEDDED, Path(work), seed=0))
+        open_fit(FitJob(single, found, EMBEDDED, Path(folder), seed=0))
         pool = opened - (time.perf_counter() - start)
-    rows: dict[str, list[float]] = {"ours": [], "plain": [], "bare": []}
-    for losses in (pooled_losses, plain_losses):
-        seconds_a_step(losses, begun, params)
-    for _ in range(ROUNDS):
-        rows["ours"].append(seconds_a_step(pooled_losses, begun, params))
-        rows["plain"].append(seconds_a_step(plain_losses, begun, params))
-        rows["bare"].append(bare_seconds(begun, params))
+    parts = {
+        "ours": lambda: seconds_a_step(pooled_losses, begun, params),
+        "plain": lambda: seconds_a_step(plain_losses, begun, params),
+        **{name: partial(seconds_each, part) for name, part in split(begun, params).items()},
+    }
+    for measure in parts.values():
+        measure()
+    rows: dict[str, list[float]] = {name: [] for name in parts}
+    for _, (name, measure) in product(range(ROUNDS), parts.items()):
+        rows[name].append(measure())
     result = {f"{name}_s": round(float(np.median(values)), 4) for name, values in rows.items()}
     return result | {"pool_s_a_step": round(max(0.0, pool) / params.steps, 4)}
 
@@ -183,7 +200,10 @@ def quiz_part(data: Path) -> dict[str, Any]:
     PICTURES.mkdir(parents=True, exist_ok=True)
     crops, key = quiz(bench.held_back, placed, made, seed=0)
     write_png(PICTURES / "crops.png", crops)
-    return {"key": key}
+    given = json.loads((PICTURES / "answers.json").read_text(encoding="utf-8"))
+    if given["crops_sha256"] != sha256_of(PICTURES / "crops.png"):
+        return {"key": key, "confusion": "not run: docs/concept/answers.json names other crops"}
+    return {"key": key, "confusion": confusion(key, given["answers"])}
 
 
 PARTS: dict[str, Part] = {
