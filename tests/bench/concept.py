@@ -30,10 +30,9 @@ from pipeline.generators.defectfill.fit import Fit, open_fit, pooled_losses
 from pipeline.generators.defectfill.losses import attention_loss, defect_loss, object_loss
 from pipeline.generators.protocol import FitJob
 from pipeline.images import write_png
-from pipeline.params import DefectFillParams, LearnBaseParams, LearnConceptParams, SynthesizeParams, load_section
+from pipeline.params import DefectFillParams, LearnConceptParams, SynthesizeParams, load_section
 from pipeline.records import fold_name, read_manifest
 from pipeline.references import Reference, read_references, reference_samples
-from pipeline.stages.learn_base import learn_base
 from pipeline.training import LoopPlan, run_loop
 from pipeline.weight_cards import sha256_of
 from tests.bench.bars import Part, bar, run_parts, work_folder
@@ -49,7 +48,7 @@ from tests.bench.concept_quality import (
     paint,
     requests,
 )
-from tests.bench.embedded import FOLDS, judge, prepared
+from tests.bench.embedded import FOLDS, adapt_once, judge, prepared
 
 COMMAND = "make bench-concept DATA=<folder of magnetic tiles>"
 WORK = work_folder("concept")
@@ -150,9 +149,8 @@ def speed(found: list[Reference], params: DefectFillParams) -> dict[str, float]:
 
 def benches(data: Path) -> list[Bench]:
     """The three folds, each with the base its good photos adapted."""
-    folder, base = prepared(data), WORK / "base"
-    if not base.exists():
-        learn_base(load_section("learn_base", LearnBaseParams), folder / "train", base)
+    folder = prepared(data)
+    base = adapt_once(folder / "train", WORK / "base")
     return [Bench(fold, folder / "train", base / fold_name(fold), held_back(folder, fold), judge()) for fold in FOLDS]
 
 

@@ -7,24 +7,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.params import LearnBaseParams, LearnConceptParams, PrepareParams, SynthesizeParams, load_section
+from pipeline.params import LearnConceptParams, SynthesizeParams, load_section
 from pipeline.records import fold_name
-from pipeline.stages.learn_base import learn_base
-from pipeline.stages.prepare import prepare
 from tests.bench.bars import work_folder
 from tests.bench.concept_pictures import COLUMNS, gallery
 from tests.bench.concept_quality import Bench, fitted, paint, requests
+from tests.bench.embedded import adapt_once, prepare_once
 
 
 def opened(data: Path, layout: str, work: Path) -> Bench:
     """Fold 0 of a data set with its adapted base; what lies in `work` is not done again."""
-    train, base = work / "prepared" / "train", work / "base"
-    if not train.exists():
-        section = load_section("prepare", PrepareParams).model_dump()
-        wanted = {"source": str(data), "layout": layout, "folds": (0,), "skip_invalid": True, "k": 5}
-        prepare(PrepareParams.model_validate(section | wanted), work / "prepared")
-    if not base.exists():
-        learn_base(load_section("learn_base", LearnBaseParams), train, base)
+    train = prepare_once(data, layout, (0,), work / "prepared") / "train"
+    base = adapt_once(train, work / "base")
     return Bench(0, train, base / fold_name(0), held_back=(), judge=[])
 
 

@@ -32,6 +32,7 @@ from pipeline.procedural.defects import defects_on
 from pipeline.procedural.factory import draw
 from pipeline.procedural.surfaces import SURFACES
 from pipeline.records import read_manifest
+from pipeline.stages.learn_base import learn_base
 from pipeline.stages.prepare import prepare
 from tests.bench import fills
 from tests.bench.bars import Part, bar, run_parts, work_folder
@@ -47,11 +48,22 @@ SHOWN = 8
 
 def prepared(data: Path) -> Path:
     """Magnetic tiles split into three folds, K = 5."""
-    out = WORK / "prepared"
+    return prepare_once(data, "magnetic_tile", FOLDS, WORK / "prepared")
+
+
+def prepare_once(data: Path, layout: str, folds: tuple[int, ...], out: Path) -> Path:
+    """A data set split with K = 5 into `out`, unless it lies there."""
     if not out.exists():
         section = load_section("prepare", PrepareParams).model_dump()
-        tiles = {"source": str(data), "layout": "magnetic_tile", "folds": FOLDS, "skip_invalid": True, "k": 5}
-        prepare(PrepareParams.model_validate(section | tiles), out)
+        wanted = {"source": str(data), "layout": layout, "folds": folds, "skip_invalid": True, "k": 5}
+        prepare(PrepareParams.model_validate(section | wanted), out)
+    return out
+
+
+def adapt_once(train: Path, out: Path) -> Path:
+    """The base adapted to the good photos of every fold, in `out`, unless it lies there."""
+    if not out.exists():
+        learn_base(load_section("learn_base", LearnBaseParams), train, out)
     return out
 
 
