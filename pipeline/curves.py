@@ -58,7 +58,9 @@ class DvcLiveFiles:
         self._live.log_image(f"{name}/{done:06d}.png", picture)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """DVCLive opens the repository it stands in, git's packs with it, and never closes it."""
+        if self._live._dvc_repo is not None:
+            self._live._dvc_repo.close()
 
 
 WRITERS: dict[str, type[TensorBoardFiles] | type[DvcLiveFiles]] = {"tensorboard": TensorBoardFiles, "dvclive": DvcLiveFiles}
