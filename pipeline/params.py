@@ -71,6 +71,7 @@ class LearnBaseParams(Section):
     threads: int = Field(ge=1)
     crop_px: int = Field(ge=16, multiple_of=16)
     crop_side_px: tuple[int, int]
+    even_exposure: bool
     photos: int = Field(ge=1)
     adapt: AdaptParams
     vae: FitParams
@@ -127,6 +128,7 @@ class DefectFillParams(Section):
     min_crop_px: int = Field(ge=8)
     scale_augment: Range
     flip: bool
+    even_exposure: bool
     object: str
     curves: tuple[Literal["tensorboard", "dvclive"], ...]
     preview_every: int = Field(ge=0)
@@ -169,6 +171,7 @@ class DiffusionSamplingParams(Section):
     posterior: Literal["mean", "drawn"]
     widen_mask: bool
     keep_grey: bool
+    even_exposure: bool
 
 
 class RedrawParams(Section):

@@ -50,6 +50,7 @@ def fit_params(**changes: object) -> DefectFillParams:
         "min_crop_px": 16,
         "scale_augment": (1.0, 1.125),
         "flip": True,
+        "even_exposure": False,
         "object": "surface",
         "curves": (),
         "preview_every": 0,
@@ -71,6 +72,7 @@ def sampling_params(**changes: object) -> DiffusionSamplingParams:
         "posterior": "mean",
         "widen_mask": True,
         "keep_grey": True,
+        "even_exposure": False,
     }
     return DiffusionSamplingParams.model_validate(values | changes)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.exposure import exposed, exposure_gain
 from pipeline.diffusion.latents import mask_tensor, to_tensor
 from pipeline.diffusion.photos import random_boxes_mask, random_crops
 from pipeline.images import Picture
@@ -53,13 +54,17 @@ class GoodCrops:
     photos: list[Picture]
     crop_px: int
     side_px: tuple[int, int]
+    even_exposure: bool
 
     def images(self, count: int, rng: np.random.Generator) -> Tensor:  # noqa: D102
         return to_tensor(random_crops(self.photos, count, self.crop_px, self.side_px, rng))
 
     def inpainting(self, count: int, rng: np.random.Generator) -> InpaintBatch:  # noqa: D102
-        holes = random_boxes_mask(count, self.crop_px, int(rng.integers(1, MAX_BOXES + 1)), rng)
-        return InpaintBatch(self.images(count, rng), mask_tensor(holes), [BASE_PROMPT] * count)
+        holes = mask_tensor(random_boxes_mask(count, self.crop_px, int(rng.integers(1, MAX_BOXES + 1)), rng))
+        images = self.images(count, rng)
+        if self.even_exposure:
+            images = exposed(images, exposure_gain(images, holes))
+        return InpaintBatch(images, holes, [BASE_PROMPT] * count)
 
 
 def relit(images: Tensor, rng: np.random.Generator) -> Tensor:

@@ -40,6 +40,16 @@ def change_size(result: NDArray[np.generic], clean: NDArray[np.generic]) -> NDAr
     return cv2.GaussianBlur(difference, (0, 0), SMOOTH_SIGMA_PX)
 
 
-def changed_region(result: Picture, clean: Picture, threshold: float) -> Mask:
-    """Pixels whose smoothed difference exceeds `threshold` grey levels, and that differ at all."""
-    return (change_size(result, clean) > threshold) & (result != clean).any(axis=2)
+def changed_region(result: Picture, clean: Picture, sure: float, possible: float) -> Mask:
+    """Pixels that differ, by hysteresis: a smoothed difference above `possible` grey levels, connected to one above `sure`.
+
+    One threshold high enough for the base's own errors cuts a faint scratch into pieces; what merely may have changed counts
+    where it continues what surely has (Canny 1986, section VIII).
+    """
+    size, differs = change_size(result, clean), (result != clean).any(axis=2)
+    maybe = (size > possible) & differs
+    count, pieces = cv2.connectedComponents(maybe.astype(np.uint8), connectivity=8)
+    holds_sure = np.zeros(count, bool)
+    holds_sure[pieces[maybe & (size > sure)]] = True
+    holds_sure[0] = False
+    return holds_sure[pieces]

@@ -69,7 +69,7 @@ def good_photos(train: Path, fold: int, limit: int) -> list[np.ndarray]:
 
 
 def _crops(params: LearnBaseParams, train: Path, fold: int) -> GoodCrops:
-    return GoodCrops(good_photos(train, fold, params.photos), params.crop_px, params.crop_side_px)
+    return GoodCrops(good_photos(train, fold, params.photos), params.crop_px, params.crop_side_px, params.even_exposure)
 
 
 def _adapt(params: LearnBaseParams, source: str | Path, train: Path, fold: int, folder: Path, work: Path) -> None:

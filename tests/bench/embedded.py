@@ -142,8 +142,8 @@ def fill(data: Path) -> dict[str, Any]:
     scratch, facts = fills.scratch_base(params, train)
     steps = load_section("synthesize", SynthesizeParams).defectfill.steps
     made = {
-        "embedded": fills.diffusion_fills(adapted, holes, steps, 0),
-        "scratch": fills.diffusion_fills(scratch, holes, steps, 0),
+        "embedded": fills.diffusion_fills(adapted, holes, steps, even=params.even_exposure),
+        "scratch": fills.diffusion_fills(scratch, holes, steps, even=params.even_exposure),
         "telea": fills.telea_fills(holes),
     }
     # What the two measures can tell at all: flawless texture, and the truth itself, against Telea.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.diffusion.components import EMBEDDED, load_pipeline, prompt_ids, small_pipeline
 from pipeline.diffusion.denoise import Conditions, Trajectory, inpaint
+from pipeline.diffusion.exposure import exposed, exposure_gain
 from pipeline.diffusion.latents import decode, encode, latent_mask, mask_tensor, masked_background, to_tensor
 from pipeline.diffusion.pretrain import UnetFit, train_unet, train_vae
 from pipeline.diffusion.sources import BASE_PROMPT, GoodCrops
@@ -67,7 +68,10 @@ def adapted_base(params: LearnBaseParams, photos: list[Picture]) -> StableDiffus
     pipe = load_pipeline(EMBEDDED)
     fit = FitParams(steps=params.adapt.steps, batch=params.adapt.batch, lr=params.adapt.lr)
     train_unet(
-        pipe, GoodCrops(photos, params.crop_px, params.crop_side_px), UnetFit(fit), LoopPlan(fit.steps, 0, "adapt", 20, True)
+        pipe,
+        GoodCrops(photos, params.crop_px, params.crop_side_px, params.even_exposure),
+        UnetFit(fit),
+        LoopPlan(fit.steps, 0, "adapt", 20, True),
     )
     return pipe
 
@@ -78,7 +82,7 @@ def scratch_base(params: LearnBaseParams, photos: list[Picture]) -> tuple[Stable
     How many steps that is follows from the cost of a step of each, measured one after the other: the time the adaptation itself
     took would depend on what else the machine was doing.
     """
-    source = GoodCrops(photos, params.crop_px, params.crop_side_px)
+    source = GoodCrops(photos, params.crop_px, params.crop_side_px, params.even_exposure)
     trial = small_pipeline(params.crop_px, 0)
     unet_fit = params.unet.model_copy(update={"batch": params.adapt.batch})
     costs = [_cost(trial, source, "vae", params.vae), _cost(trial, source, "unet", unet_fit)]
@@ -105,7 +109,7 @@ def _cost(pipe: StableDiffusionInpaintPipeline, source: GoodCrops, part: str, fi
 
 
 @torch.inference_mode()
-def diffusion_fills(pipe: StableDiffusionInpaintPipeline, holes: Holes, steps: int, seed: int) -> NDArray[np.uint8]:
+def diffusion_fills(pipe: StableDiffusionInpaintPipeline, holes: Holes, steps: int, *, even: bool) -> NDArray[np.uint8]:
     """(N, S, S, 3): the hole from pure noise in `steps` steps without guidance, the rest untouched.
 
     From pure noise, since a start from the noised clean latent would show the network what it has to guess. The known latents
@@ -115,12 +119,15 @@ def diffusion_fills(pipe: StableDiffusionInpaintPipeline, holes: Holes, steps: i
     for start in range(0, len(holes.crops), 16):
         crops, masks = holes.crops[start : start + 16], holes.masks[start : start + 16]
         images, mask = to_tensor(crops), mask_tensor(masks)
-        clean = encode(pipe.vae, to_tensor(telea_fills(Holes(crops, masks, ()))))
+        gain = exposure_gain(images, mask) if even else torch.ones(len(crops), 1, 1, 1)
+        images = exposed(images, gain)
+        clean = encode(pipe.vae, exposed(to_tensor(telea_fills(Holes(crops, masks, ()))), gain))
         text = pipe.text_encoder(prompt_ids(pipe.tokenizer, [BASE_PROMPT] * len(crops))).last_hidden_state
         given = Conditions(clean, latent_mask(mask, clean), masked_background(pipe.vae, images, mask), text, text)
-        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed + start))
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(start))
         latents = inpaint(pipe.unet, pipe.scheduler, given, noise, path)
-        pixels = ((decode(pipe.vae, latents).clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        painted = exposed(decode(pipe.vae, latents), 1.0 / gain)
+        pixels = ((painted.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
         filled.append(np.where(masks[..., None], pixels.mean(axis=3, keepdims=True).astype(np.uint8), crops))
     return np.concatenate(filled)
 

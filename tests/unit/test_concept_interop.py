@@ -24,7 +24,14 @@ from pipeline.training import DeviceError
 from tests.diffusion_toy import fit_params, references, sampling_params, write_base
 
 LORA = "pytorch_lora_weights.safetensors"
-STOCK = {"blend": False, "composite": "none", "posterior": "drawn", "widen_mask": False, "keep_grey": False}
+STOCK = {
+    "blend": False,
+    "composite": "none",
+    "posterior": "drawn",
+    "widen_mask": False,
+    "keep_grey": False,
+    "even_exposure": False,
+}
 """The options that make our sampler do what the stock pipeline does."""
 
 
@@ -113,6 +120,7 @@ def plain(concept: Path) -> np.ndarray:
         ({"composite": "change"}, 20),
         ({"composite": "pixels"}, 20),
         ({"widen_mask": True}, 20),
+        ({"even_exposure": True}, 20),
         # This VAE's posterior is narrow, as those of Stable Diffusion are: a grey level here and there.
         ({"posterior": "mean"}, 1),
     ],

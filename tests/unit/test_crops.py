@@ -100,9 +100,19 @@ def test_changed_region_ignores_small_changes_and_is_empty_for_none():
     image = clean.copy()
     image[4:12, 4:12] = 160
     image[0, 0] = 103
-    region = changed_region(image, clean, 10.0)
+    region = changed_region(image, clean, 10.0, 10.0)
     assert region[5:11, 5:11].all() and not region[0, 0]
-    assert not changed_region(clean, clean, 0.0).any()
+    assert not changed_region(clean, clean, 0.0, 0.0).any()
+
+
+def test_a_faint_piece_counts_where_it_continues_a_sure_one():
+    clean = np.full((16, 40, 3), 100, np.uint8)
+    image = clean.copy()
+    image[6:10, 2:14], image[6:10, 14:22], image[6:10, 30:38] = 160, 120, 120
+    region = changed_region(image, clean, sure=40.0, possible=10.0)
+    assert region[7:9, 3:21].all(), "the faint half of the scratch"
+    assert not region[:, 26:].any(), "as faint, but beside nothing"
+    assert not changed_region(image, clean, sure=40.0, possible=40.0)[:, 15:].any(), "one threshold loses it"
 
 
 def test_a_painted_line_is_whole_at_half_the_size_wherever_it_lies():

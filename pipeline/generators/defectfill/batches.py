@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.diffusion.exposure import exposed, exposure_gain
 from pipeline.diffusion.latents import mask_tensor, to_tensor
 from pipeline.diffusion.photos import random_boxes_mask
 from pipeline.images import Mask, Picture
@@ -40,6 +41,11 @@ def zoomed(image: Picture, mask: Mask, side: int, factor: float, rng: np.random.
     x, y = (int(v) for v in rng.integers(0, large - side + 1, 2))
     cut = np.s_[y : y + side, x : x + side]
     return resize_picture(image, large)[cut], paint_mask(mask, large)[cut]
+
+
+def evened(batch: Batch) -> Batch:
+    """All crops under one exposure, by the light outside their defect."""
+    return replace(batch, images=exposed(batch.images, exposure_gain(batch.images, batch.masks)))
 
 
 class BatchSource:
@@ -74,7 +80,8 @@ class BatchSource:
         images: NDArray[np.uint8] = np.stack([image for image, _ in rows])
         masks = np.stack([mask for _, mask in rows])
         random_masks = random_boxes_mask(count, self._side, self._params.random_boxes, rng)
-        return Batch(to_tensor(images), mask_tensor(masks), mask_tensor(random_masks), list(defects))
+        batch = Batch(to_tensor(images), mask_tensor(masks), mask_tensor(random_masks), list(defects))
+        return evened(batch) if self._params.even_exposure else batch
 
     def _row(self, defect: str, rng: np.random.Generator) -> tuple[Picture, Mask]:
         choices = self._by_defect[defect]

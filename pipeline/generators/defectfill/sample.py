@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pipeline.diffusion.components import load_pipeline, prompt_ids
 from pipeline.diffusion.denoise import Conditions, Trajectory, inpaint
+from pipeline.diffusion.exposure import exposed, exposure_gain
 from pipeline.diffusion.latents import (
     decode,
     encode,
@@ -40,7 +41,8 @@ from pipeline.training import torch_device
 
 CALIBRATION_BOXES = 6
 CALIBRATION_BATCHES = 2
-CHANGE_QUANTILE = 0.99
+SURE, POSSIBLE = 0.99, 0.9
+"""Quantiles of what the base alone changes, above which a pixel counts as changed: by itself, and beside one that does."""
 
 
 class DefectFillSampler:
@@ -66,7 +68,7 @@ class DefectFillSampler:
         self._texts = {defect: self._text(prompt) for defect, prompt in prompts.items()}
         self._empty = self._text("")
         plain = json.loads((fitted / CARD).read_text(encoding="utf-8"))["plain_prompt"]
-        self._threshold = self._change_without_concept(plain)
+        self._thresholds = self._change_without_concept(plain)
 
     def __call__(self, requests: Iterable[tuple[Request, int]]) -> Iterator[Synthetic]:
         """Paint in order, `micro_batch` crops at a time.
@@ -84,11 +86,12 @@ class DefectFillSampler:
                 yield self._compose(request, change)
 
     def facts(self) -> dict[str, Any]:
-        """Settings and the measured threshold, in grey levels."""
+        """Settings and the measured thresholds, in grey levels."""
         return {
             "feather_px": self._job.feather_px,
             "micro_batch": self._job.micro_batch,
-            "change_threshold": round(self._threshold, 3),
+            "surely_changed_above": round(self._thresholds[0], 3),
+            "possibly_changed_above": round(self._thresholds[1], 3),
             "sampling": self._params.model_dump(mode="json"),
         }
 
@@ -103,7 +106,7 @@ class DefectFillSampler:
             image = apply_change(request.clean, change, np.ones_like(request.mask), 0)
         else:
             image = apply_change(request.clean, change, request.mask, self._job.feather_px)
-        return Synthetic(image, changed_region(image, request.clean, self._threshold))
+        return Synthetic(image, changed_region(image, request.clean, *self._thresholds))
 
     def _text_of(self, defect: str) -> Tensor:
         if defect not in self._texts:
@@ -132,12 +135,14 @@ class DefectFillSampler:
         # The last row again, up to the fixed micro-batch.
         rows = np.minimum(np.arange(self._job.micro_batch), count - 1)
         images, mask = to_tensor(pictures[rows]).to(self._device), mask_tensor(masks[rows]).to(self._device)
-        given, noise = self._conditions(images, mask, texts[rows], [seeds[row] for row in rows])
         wanted, vae = self._params, self._pipe.vae
+        gain = exposure_gain(images, mask) if wanted.even_exposure else torch.ones(len(images), 1, 1, 1, device=self._device)
+        images = exposed(images, gain)
+        given, noise = self._conditions(images, mask, texts[rows], [seeds[row] for row in rows])
         path = Trajectory(wanted.scheduler, wanted.steps, wanted.guidance, wanted.strength, wanted.blend)
         painted = decode(vae, inpaint(self._pipe.unet, self._pipe.scheduler, given, noise, path))
         before = decode(vae, given.clean) if wanted.composite == "change" else images
-        change = (painted - before)[:count] * 127.5
+        change = ((painted - before) / gain)[:count] * 127.5
         return np.ascontiguousarray(change.permute(0, 2, 3, 1).cpu().numpy())
 
     def _conditions(self, images: Tensor, mask: Tensor, texts: Tensor, seeds: list[int]) -> tuple[Conditions, Tensor]:
@@ -154,8 +159,8 @@ class DefectFillSampler:
         empty = self._empty.expand(len(images), -1, -1)
         return Conditions(clean, latent_mask(mask, clean), background, texts, empty), noise
 
-    def _change_without_concept(self, plain_prompt: str) -> float:
-        """99th percentile, inside masks, of what the base alone changes on good crops, in smoothed grey levels."""
+    def _change_without_concept(self, plain_prompt: str) -> tuple[float, float]:
+        """`SURE` and `POSSIBLE` quantile, inside masks, of what the base alone changes on good crops, in smoothed grey levels."""
         rng = np.random.default_rng(derive_seed(self._job.seed, "calibration"))
         self._pipe.disable_lora()
         text = self._text(plain_prompt).expand(self._job.micro_batch, -1, -1)
@@ -168,7 +173,8 @@ class DefectFillSampler:
             changes = self._changes(pictures, masks, text, seeds)
             sizes += [change_size(change, np.zeros_like(change))[mask] for change, mask in zip(changes, masks, strict=True)]
         self._pipe.enable_lora()
-        return float(np.quantile(np.concatenate(sizes), CHANGE_QUANTILE))
+        found = np.concatenate(sizes)
+        return float(np.quantile(found, SURE)), float(np.quantile(found, POSSIBLE))
 
 
 def _painted(mask: Mask, side: int, widen: bool) -> Mask:
