@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 LEVEL = 0.45
-"""Mean light of a crop's surround, of 0 (black) to 1 (white): a little below the middle, since defects and glints go both ways."""
+"""Mean light of a crop's surround, of 0 (black) to 1 (white): near the middle, since defects and glints go both ways."""
 GAIN = (0.5, 4.0)
 DARKEST = 0.02
 

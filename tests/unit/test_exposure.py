@@ -34,7 +34,7 @@ def test_what_lies_in_the_hole_plays_no_part():
 
 def test_the_gain_is_bounded_and_a_black_crop_does_not_divide_by_zero():
     assert exposure_gain(*crop(1e-3, 0.5)).item() == GAIN[1] < LEVEL / DARKEST
-    assert exposure_gain(*crop(1.0, 0.5)).item() == max(GAIN[0], pytest.approx(LEVEL))
+    assert exposure_gain(*crop(1.0, 0.5)).item() == GAIN[0] > LEVEL
     assert torch.isfinite(exposure_gain(*crop(0.0, 0.0))).all()
 
 
