@@ -104,6 +104,7 @@ class DefectFillParams(Section):
     rank: int = Field(ge=1)
     alpha: int = Field(ge=1)
     dropout: float = Field(ge=0, lt=1)
+    lora_targets: Literal["attention", "all"]
     lr_unet: float = Field(gt=0)
     lr_text: float = Field(gt=0)
     lr_token: float = Field(gt=0)

@@ -38,6 +38,7 @@ def fit_params(**changes: object) -> DefectFillParams:
         "gradient_checkpointing": False,
         "prompt_dropout": 0.0,
         "prompt_noise": 0.0,
+        "lora_targets": "attention",
         "weight_defect": 0.5,
         "weight_object": 0.2,
         "weight_attention": 0.05,

@@ -26,7 +26,16 @@ from pipeline.runlog import digest
 CARD = "card.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 LORA_NAME = "default"
-UNET_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+UNET_TARGETS = {
+    "attention": ATTENTION,
+    "all": [
+        *ATTENTION,
+        *("proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+        *("conv_in", "conv1", "conv2", "conv_shortcut", "conv", "conv_out"),
+    ],
+}
+"""Layers of the UNet that get LoRA; a small base has most of its weights in its convolutions."""
 TEXT_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 LOWER_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MEANINGLESS = re.compile(r"([bcdfghjklmnpqrstvwxz]{1,3})</w>")
@@ -114,7 +123,7 @@ def start_row(pipe: StableDiffusionInpaintPipeline, defect: str) -> Tensor:
 
 
 def add_lora(pipe: StableDiffusionInpaintPipeline, params: DefectFillParams, token_ids: Sequence[int]) -> dict[str, list[Tensor]]:
-    """Put LoRA on UNet and text encoder attention and free the token rows; return the trainable tensors by group, in float32.
+    """Put LoRA on the UNet's target layers and the text encoder's attention, and free the token rows; return the trainable tensors by group, in float32.
 
     Only the rows in `token_ids` of the embedding ever move: the gradient of the others is zeroed, and no decay is applied.
     Without any id there is no group `token`.
@@ -123,7 +132,7 @@ def add_lora(pipe: StableDiffusionInpaintPipeline, params: DefectFillParams, tok
     def config(targets: list[str]) -> LoraConfig:
         return LoraConfig(r=params.rank, lora_alpha=params.alpha, lora_dropout=params.dropout, target_modules=targets)
 
-    pipe.unet.add_adapter(config(UNET_TARGETS), LORA_NAME)
+    pipe.unet.add_adapter(config(UNET_TARGETS[params.lora_targets]), LORA_NAME)
     pipe.text_encoder.add_adapter(config(TEXT_TARGETS), LORA_NAME)
     groups = {
         "unet": [p for p in pipe.unet.parameters() if p.requires_grad],
@@ -205,7 +214,8 @@ def save_concept(pipe: StableDiffusionInpaintPipeline, token_ids: dict[str, int]
     unet, text = pipe.unet, pipe.text_encoder
     pipe.save_lora_weights(
         out,
-        unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=LORA_NAME)),
+        # Under PEFT's names, which the loader reads as they are: the conversion knows attention layers only.
+        unet_lora_layers=get_peft_model_state_dict(unet, adapter_name=LORA_NAME),
         text_encoder_lora_layers=convert_state_dict_to_diffusers(
             get_peft_model_state_dict(text, adapter_name=LORA_NAME, save_embedding_layers=False)
         ),
