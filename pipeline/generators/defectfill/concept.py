@@ -123,7 +123,9 @@ def start_row(pipe: StableDiffusionInpaintPipeline, defect: str) -> Tensor:
 
 
 def add_lora(pipe: StableDiffusionInpaintPipeline, params: DefectFillParams, token_ids: Sequence[int]) -> dict[str, list[Tensor]]:
-    """Put LoRA on the UNet's target layers and the text encoder's attention, and free the token rows; return the trainable tensors by group, in float32.
+    """Put LoRA on the UNet's target layers and the text encoder's attention, and free the token rows.
+
+    Returns the trainable tensors by group, in float32.
 
     Only the rows in `token_ids` of the embedding ever move: the gradient of the others is zeroed, and no decay is applied.
     Without any id there is no group `token`.
