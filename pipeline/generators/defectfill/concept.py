@@ -217,7 +217,7 @@ def save_concept(pipe: StableDiffusionInpaintPipeline, token_ids: dict[str, int]
     pipe.save_lora_weights(
         out,
         # Under PEFT's names, which the loader reads as they are: the conversion knows attention layers only.
-        unet_lora_layers=get_peft_model_state_dict(unet, adapter_name=LORA_NAME),
+        unet_lora_layers=get_peft_model_state_dict(unet, adapter_name=LORA_NAME),  # pyright: ignore[reportArgumentType]
         text_encoder_lora_layers=convert_state_dict_to_diffusers(
             get_peft_model_state_dict(text, adapter_name=LORA_NAME, save_embedding_layers=False)
         ),
