@@ -41,7 +41,7 @@ from pipeline.training import torch_device
 
 CALIBRATION_BOXES = 6
 CALIBRATION_BATCHES = 2
-SURE, POSSIBLE = 0.99, 0.9
+SURE, POSSIBLE = 0.99, 0.95
 """Quantiles of what the base alone changes, above which a pixel counts as changed: by itself, and beside one that does."""
 
 
