@@ -1,7 +1,7 @@
 """The loops people run today, for comparison: the stock inpainting pipeline, one picture at a time, the best of eight kept.
 
 Same base, same concept and same requests as ours. Nothing is shared between two pictures: text, photo and mask are encoded again
-each, every step has guidance, and LPIPS looks at one picture at a time, on the request's crop in both loops. Outside the mask
+for each, every step has guidance, and LPIPS looks at one picture at a time, on the request's crop in both loops. Outside the mask
 the photo is put back, as it has to be in any loop, since the VAE changes every pixel.
 """
 
