@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 
 Kind = Literal["bbox", "segm"]
 SIZES = ("small", "medium", "large")  # COCO's areas: below 32 x 32 px, below 96 x 96 px, above; in the original photo
+MATCH_IOU = 0.5
 
 
 def _round(value: float) -> float:
@@ -82,6 +83,25 @@ def _empty_sizes(truth: dict[str, Any]) -> dict[str, Any]:
     areas = [a["area"] for a in truth["annotations"]]
     known = {size: any(low <= area <= high for area in areas) for size, (low, high) in limits.items()}
     return {size: {k: 0.0 if known[size] else None for k in ("map", "map50")} for size in SIZES}
+
+
+def matched_scores(truth: dict[str, Any], results: Sequence[dict[str, Any]], max_detections: int) -> dict[int, float | None]:
+    """Score of the detection that finds each annotated box at IoU `MATCH_IOU`, by annotation id; None for a missed one.
+
+    As COCOeval matches: detections choose in the order of their scores, so the matches above any score are those that the
+    detections above it would make by themselves.
+    """
+    found: dict[int, float | None] = {a["id"]: None for a in truth["annotations"]}
+    if not results:  # the library cannot load an empty list
+        return found
+    run: Any = _evaluate(truth, results, "bbox", max_detections)
+    place, all_areas = list(run.params.iouThrs).index(MATCH_IOU), run.params.areaRng[0]
+    for image in run.evalImgs:
+        if image is not None and image["aRng"] == all_areas:
+            scores = dict(zip(image["dtIds"], image["dtScores"], strict=True))
+            matches = zip(image["gtIds"], image["gtMatches"][place], strict=True)
+            found |= {annotation: scores[int(match)] for annotation, match in matches if match}
+    return found
 
 
 def image_scores(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> dict[int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,16 @@ from detectors.datasets import (
     load_example,
 )
 from detectors.letterbox import fit, network_side
-from detectors.metrics import all_scores
-from detectors.model_files import save_model
+from detectors.metrics import MATCH_IOU, all_scores, matched_scores
+from detectors.model_files import VAL_MATCHES, save_model
 from detectors.params import TrainParams
 from detectors.predict import predict, to_tensor
 from detectors.pretrained import embed
 from detectors.protocol import Limits
 from detectors.session import Session, fresh_network, open_session, validation_row, weight_groups
 from pipeline.params import LabelParams
-from pipeline.records import fold_name, read_card
-from pipeline.runlog import resumable_output, unfinished
+from pipeline.records import fold_name, read_card, write_json
+from pipeline.runlog import digest, resumable_output, unfinished
 from pipeline.training import History, LoopPlan, run_loop
 
 logger = logging.getLogger(__name__)
@@ -202,6 +202,24 @@ def _card(params: TrainParams, name: str, arm: Arm, data: FoldData, fitted: Fitt
     }
 
 
+def val_instances(params: TrainParams, data: FoldData, fitted: Fitted) -> list[dict[str, Any]]:
+    """Every real defect of the val photos with the score of the kept weights' detection that finds it; None for a missed one."""
+    session, coco = fitted.session, data.val.coco
+    session.twin.load_state_dict(session.best.weights)
+    defective = replace(data.val, records=data.val.defective)
+    results = predict(session.detector, session.twin, defective, fitted.side_px, Limits(params.min_score, params.max_detections))
+    scores, photos = matched_scores(coco, results, params.max_detections), {i["id"]: i["file_name"] for i in coco["images"]}
+    return [
+        {
+            "image": photos[a["image_id"]],
+            "defect": data.val.classes[a["category_id"] - 1],
+            "area_px": a["area"],
+            "score": scores[a["id"]],
+        }
+        for a in coco["annotations"]
+    ]
+
+
 def _check_folders(arm: Arm, prepared: Path, labelled: Path | None) -> None:
     for split in ("train", "val"):
         if not (prepared / split).is_dir():
@@ -230,7 +248,9 @@ def train_arm(
     _check_folders(arm, prepared, labelled)
     torch.set_num_threads(params.threads)
     inputs = [Path(__file__).parent, prepared / "train", prepared / "val", *([labelled] if arm.generator and labelled else [])]
-    key = (params.model_dump(mode="json"), label_params.model_dump(mode="json"), detector, arm_name, *inputs)
+    label_section = label_params.model_dump(mode="json")
+    key = (params.model_dump(mode="json"), label_section, detector, arm_name, *inputs)
+    read = dict(zip(("train", "val", "labelled"), map(digest, inputs[1:]), strict=False))
     with resumable_output(out, *key) as work:
         for fold, building in unfinished(work, read_card(prepared / "train").folds):
             data = load_fold(label_params, arm, prepared, labelled, fold)
@@ -238,3 +258,6 @@ def train_arm(
             card = {"fold": fold, "seed": fold, **_card(params, detector, arm, data, fitted)}
             session = fitted.session
             save_model(building, session.best.weights, session.architecture, fitted.history.losses, card)
+            # What it rests on stands in it, so that results of other data or labels are not taken for present ones.
+            about = {"split": "val", "fold": fold, "iou": MATCH_IOU, "label": label_section, "read": read}
+            write_json(building / VAL_MATCHES, {**about, "instances": val_instances(params, data, fitted)})

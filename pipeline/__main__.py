@@ -116,8 +116,22 @@ def _adopt(args: argparse.Namespace) -> None:
     adopt(args.lora, args.base, pairs("--prompt", args.prompt), tokens, args.plain_prompt, args.out)
 
 
+def _targets(args: argparse.Namespace) -> None:
+    from pipeline.records import write_text
+    from pipeline.targets import Choice, propose
+
+    choice = Choice(args.models, args.prepared, args.detector, args.arm, args.score, args.total, args.across_folds)
+    lines, text = propose(choice, args.targets, Path("params.yaml"))
+    print("\n".join(lines))
+    if args.only_show:
+        print(f"{args.targets} is left as it is")
+    else:
+        write_text(args.targets, text)
+        print(f"{args.targets} is written; commit it, then `dvc repro`")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The command line: one sub-command a stage, and `pretrain`, `adopt` and `configure`."""
+    """The command line: one sub-command a stage, and `pretrain`, `adopt`, `targets` and `configure`."""
     parser = argparse.ArgumentParser(prog="python -m pipeline", description="Few-shot defect synthesis, one stage a command.")
     commands = parser.add_subparsers(dest="stage", required=True)
     for name, run in STAGES.items():
@@ -134,6 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--work", type=Path, default=Path(".work/pretrain-base"), help="checkpoints to resume from")
     command.set_defaults(run=_pretrain, dry_run=False)
     _add_adopt(commands.add_parser("adopt", help="Make a concept of a LoRA trained elsewhere; not a stage."))
+    _add_targets(commands.add_parser("targets", help="More synthetic samples of what is missed on validation; not a stage."))
     command = commands.add_parser("configure", help="Write data source, layout and profile into params.yaml.")
     command.add_argument("--data", help="folder of the raw data set")
     command.add_argument("--layout", help="sample, mvtec, magnetic_tile, deep_pcb or folder")
@@ -157,6 +172,19 @@ def _add_adopt(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_adopt, dry_run=False)
 
 
+def _add_targets(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--detector", default="rtdetr", help="whose misses count; rtdetr if not given")
+    command.add_argument("--arm", help="its arm; defectfill if that is trained, else real, if not given")
+    command.add_argument("--score", type=float, default=0.3, help="detections below it find nothing; 0.3 if not given")
+    command.add_argument("--total", type=int, help="samples wanted in each fold; as many as now if not given")
+    command.add_argument("--across-folds", action="store_true", help="use val parts although another fold tests on them")
+    command.add_argument("--models", type=Path, default=DATA / "models", help="folder of the trained models")
+    command.add_argument("--prepared", type=Path, default=DATA / "prepared", help="folder with train/ and val/")
+    command.add_argument("--targets", type=Path, default=DATA / "targets.yaml", help="file to read and write")
+    command.add_argument("--dry-run", action="store_true", dest="only_show", help="say what would change and stop")
+    command.set_defaults(run=_targets, dry_run=False)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one stage; 0 on success, 2 on an error of the user's input."""
     args = build_parser().parse_args(argv)
@@ -166,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.dry_run:
             print(load_section(args.stage, SECTIONS[args.stage]).model_dump_json(indent=1))
-        elif args.stage in ("configure", "pretrain", "adopt"):
+        elif args.stage in ("configure", "pretrain", "adopt", "targets"):
             args.run(args)
         else:
             item = f"{args.stage}@{args.generator}" if args.stage in OF_GENERATOR else args.stage

@@ -41,6 +41,12 @@ def test_only_evaluate_depends_on_the_test_parts(stage: Stage):
     assert reads_test == (stage.group == "evaluate")
 
 
+def test_targets_are_read_by_synthesize_and_chosen_by_hand():
+    """They follow from trained models, which follow from them: as a stage that would be a circle."""
+    assert {stage.group for stage in STAGES if "data/targets.yaml" in stage.deps} == {"synthesize"}
+    assert not any("targets" in stage.command or "pipeline/targets.py" in stage.deps for stage in STAGES)
+
+
 def test_drawn_data_depends_on_the_code_that_draws_it():
     source = yaml.safe_load((ROOT / "params.yaml").read_text())["prepare"]
     prepare = next(stage for stage in STAGES if stage.group == "prepare")

@@ -26,6 +26,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.weight_cards": ("pipeline.records",),
     "pipeline.configure": FOUNDATION,
     "pipeline.adopt": (*FOUNDATION, *LOOP, "pipeline.diffusion", "pipeline.generators"),
+    "pipeline.targets": (*FOUNDATION, "pipeline.references", "pipeline.runlog"),
     "pipeline.procedural": FOUNDATION,
     "pipeline.layouts": (*FOUNDATION, "pipeline.procedural"),
     "pipeline.near_duplicates": (*FOUNDATION, "pipeline.layouts"),
@@ -78,8 +79,8 @@ WITHOUT_TORCH = (
     "pipeline.__main__", "pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params", "pipeline.runlog",
     "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts",
     "pipeline.splits", "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation",
-    "pipeline.reporting", "pipeline.shards", "pipeline.stages.prepare", "pipeline.stages.label", "pipeline.stages.report",
-    "flows", "detectors.params", "detectors.datasets", "detectors.letterbox", "detectors.drawn",
+    "pipeline.reporting", "pipeline.shards", "pipeline.targets", "pipeline.stages.prepare", "pipeline.stages.label",
+    "pipeline.stages.report", "flows", "detectors.params", "detectors.datasets", "detectors.letterbox", "detectors.drawn",
 )  # fmt: skip
 
 ALL = sorted(modules().values(), key=lambda module: module.name)

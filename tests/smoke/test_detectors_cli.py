@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from detectors import pretrained, training
 from detectors.__main__ import main
 from pipeline.params import LabelParams
+from pipeline.records import read_manifest
 from pipeline.stages.label import label
 from tests.detector_toy import write_prepared, write_selected
 
@@ -58,7 +59,12 @@ def test_train_and_evaluate_both_detectors(factory, capsys):
         assert train(detector, "real") == 0
     assert train("yolo_seg", "copy_paste_classical") == 0
     models = Path("data/models")
-    assert set(contents(models / "rtdetr" / "real" / "fold-0")) == FILES
+    assert set(contents(models / "rtdetr" / "real" / "fold-0")) == FILES | {"val_matches.json"}
+    val = json.loads((models / "rtdetr" / "real" / "fold-0" / "val_matches.json").read_text())
+    assert (val["split"], val["fold"], val["iou"]) == ("val", 0, 0.5)
+    assert [(i["image"], i["defect"]) for i in val["instances"]] == [
+        (s.image, s.defect) for s in read_manifest(Path("data/prepared/val")) if not s.is_good
+    ]
     cards = [json.loads(p.read_text()) for p in sorted(models.rglob("card.json"))]
     assert {c["steps"] for c in cards} == {4}
     assert {c["batch"]["good"] for c in cards} == {1}
@@ -107,7 +113,7 @@ def test_same_seed_same_bytes_and_a_killed_run_resumes_to_them(factory, monkeypa
         train(detector, "copy_paste", "--out", "again")
     assert not Path("again").exists()
     assert train(detector, "copy_paste", "--out", "again") == 0
-    assert len(calls) == 3  # the first validation was not repeated
+    assert len(calls) == 4  # the first validation was not repeated; the last call writes the val matches
     assert contents("again") == whole
 
 

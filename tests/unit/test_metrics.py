@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from detectors.metrics import all_scores, auroc, coco_scores, image_auroc
+from detectors.metrics import all_scores, auroc, coco_scores, image_auroc, matched_scores
 from pipeline.labels.coco import encode_mask
 
 
@@ -89,3 +89,16 @@ def test_image_score_is_the_highest_confidence():
         {"image_id": 3, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.4},
     ]
     assert image_auroc(truth(), rows) == 0.5  # 0.7 beats 0.4, 0 does not
+
+
+def test_a_box_is_found_by_the_best_detection_of_its_type_that_overlaps_by_half():
+    rows = [
+        # 10 x 10 against 5 x 10 of it: IoU 0.5 counts; against 4 x 10, 0.4, does not, however sure it is.
+        {"image_id": 1, "category_id": 1, "bbox": [5.0, 5.0, 5.0, 10.0], "score": 0.4},
+        {"image_id": 1, "category_id": 1, "bbox": [5.0, 5.0, 9.0, 10.0], "score": 0.3},
+        {"image_id": 1, "category_id": 1, "bbox": [5.0, 5.0, 4.0, 10.0], "score": 0.9},
+        # The right box of the wrong type.
+        {"image_id": 2, "category_id": 1, "bbox": [20.0, 20.0, 20.0, 24.0], "score": 0.9},
+    ]
+    assert matched_scores(truth(), rows, 100) == {1: 0.4, 2: None}
+    assert matched_scores(truth(), [], 100) == {1: None, 2: None}
