@@ -41,6 +41,36 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline.shards",
         "pipeline.similarity",
     ),
+    "pipeline.scenes": (
+        *FOUNDATION,
+        "pipeline.generators.protocol",
+        "pipeline.masks",
+        "pipeline.references",
+        "pipeline.selection",
+        "pipeline.shards",
+    ),
+    "pipeline.answering": (
+        *FOUNDATION,
+        "pipeline.generators.protocol",
+        "pipeline.scenes",
+        "pipeline.selection",
+        "pipeline.shards",
+    ),
+    "pipeline.lineage": (*FOUNDATION, "pipeline.answering"),
+    "pipeline.fan_out": (),
+    # Opens everything a shard is made with.
+    "pipeline.shard_making": (
+        *FOUNDATION,
+        "pipeline.runlog",
+        "pipeline.answering",
+        "pipeline.diffusion",
+        "pipeline.generators",
+        "pipeline.lineage",
+        "pipeline.scenes",
+        "pipeline.selection",
+        "pipeline.shards",
+        "pipeline.similarity",
+    ),
     "pipeline.labels": FOUNDATION,
     "pipeline.masks": FOUNDATION,
     "pipeline.similarity": (*FOUNDATION, "pipeline.masks"),
@@ -71,6 +101,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "peft": ("pipeline.generators", "pipeline.diffusion"),
     "jinja2": ("pipeline.reporting",),
     "ruamel": ("pipeline.configure",),
+    "distributed": ("pipeline.fan_out",),
+    "dask": (),
 }
 
 # Numerics without networks: these run in milliseconds and must import so.
@@ -79,7 +111,7 @@ WITHOUT_TORCH = (
     "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts",
     "pipeline.splits", "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation",
     "pipeline.reporting", "pipeline.shards", "pipeline.stages.prepare", "pipeline.stages.label", "pipeline.stages.report",
-    "flows", "detectors.params", "detectors.datasets", "detectors.letterbox", "detectors.drawn",
+    "pipeline.fan_out", "flows", "detectors.params", "detectors.datasets", "detectors.letterbox", "detectors.drawn",
 )  # fmt: skip
 
 ALL = sorted(modules().values(), key=lambda module: module.name)
