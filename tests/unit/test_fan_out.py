@@ -85,7 +85,7 @@ def test_a_unit_that_kills_its_worker_every_time_ends_the_run(monkeypatch: pytes
 
 @pytest.mark.parametrize("executor", ["serial", "processes:2"])
 def test_a_fault_of_the_input_names_the_unit_and_ends_the_run(executor: str, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(WorkError, match="unit 3: the photo x.png is torn"):
+    with pytest.raises(WorkError, match=r"unit 3: the photo x\.png is torn"):
         results(refuse, range(9), executor, monkeypatch)
 
 

@@ -1,4 +1,4 @@
-"""Stage synthesize in one process: the same bytes in any order and after any interruption, their lineage, and what can go wrong."""
+"""Stage synthesize in one process: the same bytes in any order and after any interruption, their lineage, and faults."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_an_interrupted_run_goes_on_where_it_was(data: Path, whole: dict[str, Pa
     run(data)
     assert digests(data / "candidates" / "defectfill") == digests(whole["defectfill"])
     after = {path.name: path.stat().st_mtime_ns for path in (data / "candidates" / "defectfill" / "fold-0").glob("*.tar")}
-    assert {name: after[name] for name in before} == before and not any(Path(".work").iterdir())
+    assert {name: after[name] for name in before} == before and not any(path.is_file() for path in Path(".work").rglob("*"))
 
 
 def test_reading_ahead_keeps_the_order_stays_within_its_depth_and_passes_errors_on():
@@ -245,7 +245,9 @@ def test_out_of_memory_halves_the_micro_batch_for_the_whole_run(error: Callable,
     assert opened == [4, 2, 1]
     folder = data / "candidates" / "defectfill" / "fold-0"
     card = json.loads((folder / "card.json").read_text())
-    assert (card["micro_batch_asked"], card["micro_batch"]) == (4, 1) and not any(Path(".work").iterdir())
+    assert (card["micro_batch_asked"], card["micro_batch"]) == (4, 1) and not any(
+        path.is_file() for path in Path(".work").rglob("*")
+    )
     made = digests(folder)
     monkeypatch.undo()
     monkeypatch.chdir(data.parent)
