@@ -10,10 +10,11 @@ import numpy as np
 import yaml
 
 from pipeline.generators.protocol import Request
-from pipeline.images import Mask, Picture, read_rgb
+from pipeline.images import Mask, Picture
 from pipeline.masks.crops import read_mask_window, read_window, window_around
 from pipeline.masks.placement import WarpLimits, place
 from pipeline.params import ParamsError, SynthesizeParams
+from pipeline.photo_cache import read_photo
 from pipeline.records import Sample, fold_name
 from pipeline.references import Reference
 from pipeline.seeds import derive_seed
@@ -54,7 +55,7 @@ class Factory:
         rng = np.random.default_rng(derive_seed("request", request_id))
         choices = self.references[defect]
         reference, clean = choices[int(rng.integers(len(choices)))], self.good[int(rng.integers(len(self.good)))]
-        photo: Picture = read_rgb(self.root / clean.image)
+        photo: Picture = read_photo(self.root / clean.image)
         warp = params.warp
         limits = WarpLimits(warp.rotate_deg, warp.scale, warp.flip, warp.jitter)
         mask: Mask

@@ -95,7 +95,7 @@ def _tried(run: Run, crew: Crew, notes: Path, out: Path) -> bool:
     try:
         with resumable_output(out, run.key, micro_batch) as work:
             for fold in read_card(run.data / "prepared" / "train").folds:
-                _fold(run.job(fold, work, micro_batch), crew, run.params.micro_batch)
+                make_fold(run.job(fold, work, micro_batch), crew, run.params.micro_batch)
             refuse_changes(run.digests)
     except NetworkMemoryError as error:
         if micro_batch == 1:
@@ -112,7 +112,7 @@ def _noted(path: Path, asked: int) -> int:
     return int(json.loads(path.read_text(encoding="utf-8"))["micro_batch"]) if path.exists() else asked
 
 
-def _fold(job: ShardJob, crew: Crew, asked: int) -> None:
+def make_fold(job: ShardJob, crew: Crew, asked: int) -> None:
     """Make the shards that are missing, then manifest and card."""
     plan = open_plan(read_real(job.data / "prepared" / "train", job.fold), job.params, job.data / "targets.yaml")
     shards = -(-plan.count // job.params.shard_requests)

@@ -45,10 +45,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *FOUNDATION,
         "pipeline.generators.protocol",
         "pipeline.masks",
+        "pipeline.photo_cache",
         "pipeline.references",
         "pipeline.selection",
         "pipeline.shards",
     ),
+    "pipeline.photo_cache": ("pipeline.images",),
     "pipeline.answering": (
         *FOUNDATION,
         "pipeline.generators.protocol",
@@ -111,7 +113,7 @@ WITHOUT_TORCH = (
     "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts",
     "pipeline.splits", "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation",
     "pipeline.reporting", "pipeline.shards", "pipeline.stages.prepare", "pipeline.stages.label", "pipeline.stages.report",
-    "pipeline.fan_out", "flows", "detectors.params", "detectors.datasets", "detectors.letterbox", "detectors.drawn",
+    "pipeline.fan_out", "pipeline.photo_cache", "flows", "detectors.params", "detectors.datasets", "detectors.letterbox", "detectors.drawn",
 )  # fmt: skip
 
 ALL = sorted(modules().values(), key=lambda module: module.name)
