@@ -141,8 +141,10 @@ def open_crew() -> Iterator[Crew]:
         yield Crew(SerialExecutor, lambda: 1)
     elif kind == "processes" and rest.isdecimal() and int(rest) > 0:
         crew = Crew(partial(_processes, int(rest)), lambda: AHEAD * int(rest))
-        yield crew
-        crew.close()
+        try:
+            yield crew
+        finally:
+            crew.close()
     elif kind == "dask" and rest:
         with _cluster(rest) as crew:
             yield crew

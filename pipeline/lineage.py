@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.answering import Answer, candidate_seed
 from pipeline.records import MANIFEST
+from pipeline.shards import whole_file
 
 DECIMALS = 6
 
@@ -59,12 +60,14 @@ def rows_text(answer: Answer, origin: Origin, shard: str) -> str:
 
 
 def join_rows(parts: Iterable[Path], folder: Path) -> None:
-    """Write `folder/manifest.jsonl` of the shards' rows, one shard in memory at a time, under a temporary name first."""
-    temporary = folder / (MANIFEST + ".tmp")
-    with temporary.open("wb") as manifest:
+    """Write `folder/manifest.jsonl` of the shards' rows, one shard in memory at a time; whole or not at all.
+
+    Raises:
+        OSError: Names the file if it cannot be written.
+    """
+    with whole_file(folder / MANIFEST) as temporary, temporary.open("wb") as manifest:
         for part in parts:
             manifest.write(part.read_bytes())
-    temporary.replace(folder / MANIFEST)
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:

@@ -21,11 +21,11 @@ from pipeline.generators.protocol import SampleJob, Sampler
 from pipeline.images import Picture, read_rgb, read_size
 from pipeline.lineage import Origin, rows_text
 from pipeline.params import SelectParams, SynthesizeParams
-from pipeline.records import fold_name, write_text
+from pipeline.records import fold_name
 from pipeline.runlog import digest
 from pipeline.scenes import Placed, Plan, open_plan
 from pipeline.selection import Guards, RealSide, Verdict, open_guards, read_real, verdicts, visible
-from pipeline.shards import Candidates, EncodedEntry, encoded, write_encoded
+from pipeline.shards import Candidates, EncodedEntry, encoded, whole_file, write_encoded
 from pipeline.similarity.perceptual import choose_perceptual
 
 CALIBRATION_PHOTOS = 32
@@ -125,7 +125,8 @@ def make_shard(job: ShardJob, number: int) -> int:
         path = job.shard(number)
         packed = _packed(shop, numbers, job, path.name)
         # The rows first: where the shard is there, so are they.
-        write_text(job.rows_of(number), "".join(one.rows for one in packed))
+        with whole_file(job.rows_of(number)) as temporary:
+            temporary.write_text("".join(one.rows for one in packed), encoding="utf-8")
         write_encoded(path, (one.entry for one in packed))
         return len(numbers)
 

@@ -7,6 +7,7 @@ import json
 import tarfile
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -138,22 +139,32 @@ def write_shard(path: Path, entries: Iterable[Candidates]) -> None:
 
 
 def write_encoded(path: Path, entries: Iterable[EncodedEntry]) -> None:
-    """Write a tar; no clock, owner or order enters the bytes. Temporary name first, and one of its own for each writer.
+    """Write a tar; no clock, owner or order enters the bytes.
+
+    Raises:
+        OSError: Names the file if it cannot be written; nothing of it is left.
+    """
+    with whole_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
+        for request, files in entries:
+            for name, data in files.items():
+                info = tarfile.TarInfo(f"{request}/{name}")
+                info.size = len(data)
+                shard.addfile(info, io.BytesIO(data))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name of this writer's own, so that two may write the same file; renamed when the block ends well.
 
     Raises:
         OSError: Names the file if it cannot be written; nothing of it is left.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
-            for request, files in entries:
-                for name, data in files.items():
-                    info = tarfile.TarInfo(f"{request}/{name}")
-                    info.size = len(data)
-                    shard.addfile(info, io.BytesIO(data))
+        yield temporary
         temporary.replace(path)
     except OSError as error:
-        error.filename = str(path)
+        error.filename = str(path)  # a full disk is reported without one
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -58,7 +58,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline.selection",
         "pipeline.shards",
     ),
-    "pipeline.lineage": (*FOUNDATION, "pipeline.answering"),
+    "pipeline.lineage": (*FOUNDATION, "pipeline.answering", "pipeline.shards"),
     "pipeline.fan_out": (),
     # Opens everything a shard is made with.
     "pipeline.shard_making": (
@@ -109,11 +109,12 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 
 # Numerics without networks: these run in milliseconds and must import so.
 WITHOUT_TORCH = (
+    "pipeline.fan_out", "pipeline.photo_cache",
     "pipeline.__main__", "pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params", "pipeline.runlog",
     "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts",
     "pipeline.splits", "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation",
     "pipeline.reporting", "pipeline.shards", "pipeline.stages.prepare", "pipeline.stages.label", "pipeline.stages.report",
-    "pipeline.fan_out", "pipeline.photo_cache", "flows", "detectors.params", "detectors.datasets", "detectors.letterbox", "detectors.drawn",
+    "flows", "detectors.params", "detectors.datasets", "detectors.letterbox", "detectors.drawn",
 )  # fmt: skip
 
 ALL = sorted(modules().values(), key=lambda module: module.name)

@@ -1,7 +1,7 @@
-"""`make bench-synthesis`: what making candidates costs besides the network, and on more workers. Writes reports/bench/synthesis.json.
+"""`make bench-synthesis`: what candidates cost besides the network, and on more workers. Writes reports/bench/synthesis.json.
 
-Parts: overhead (a hundred thousand requests, the network replaced by one that paints grey), share (everything but the network, with
-the embedded base) and scale-out (two worker processes against one). Each works on fold 0 of the magnetic tiles.
+Parts: overhead (a hundred thousand requests, the network replaced by one that paints grey), share (everything but the network,
+with the embedded base) and scale-out (two worker processes against one). Each works on fold 0 of the magnetic tiles.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def share(data: Path) -> dict[str, float]:
 
 
 def shards_a_minute(made: ShardJob, workers: int) -> float:
-    """Of processes with one thread each, while all are busy: from the end of each one's first shard to that of the last but some."""
+    """Of processes with one thread each, while all are busy: without their start and without the last shards."""
     os.environ[EXECUTOR] = f"processes:{workers}"
     ends: list[float] = []
     with open_crew() as crew:

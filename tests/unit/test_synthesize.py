@@ -349,7 +349,7 @@ def test_a_full_disk_names_the_shard_and_leaves_only_whole_ones(data: Path, whol
         ) as caught:
             run(data, "copy_paste")
         assert isinstance(caught.value.__cause__, OSError) and caught.value.__cause__.errno == errno.ENOSPC
-        assert 0 < len(finished_shards()) < SHARDS and not list(Path(".work").rglob("shard*.tmp"))
+        assert 0 < len(finished_shards()) < SHARDS and not list(Path(".work").rglob("*.tmp"))
         for path in finished_shards():
             with tarfile.open(path) as shard:
                 assert sum(member.name.endswith(CHANGED) for member in shard) == 2
