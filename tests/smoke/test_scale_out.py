@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.cluster_toy import LIMIT_S, cluster, wait_until
 from tests.synthesis_toy import SHARDS, digests, start_stage, write_data
-
-LIMIT_S = 240
 
 
 @pytest.fixture(scope="module")
@@ -85,46 +78,14 @@ def test_two_processes_make_the_same_bytes(prepared: Path, tmp_path: Path, seria
     assert made(folder) == of(serial, "defectfill")
 
 
-@contextmanager
-def dask(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A scheduler or a worker as a user starts it, with its own log; ended by its process id."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, "-m", "dask", *arguments], cwd=ROOT, env=environment) as process:
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def wait_until(reached, what: str) -> None:
-    limit = time.monotonic() + LIMIT_S
-    while not reached():
-        assert time.monotonic() < limit, f"waited in vain for {what}"
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 def test_a_cluster_that_loses_a_worker_makes_the_same_bytes(prepared: Path, tmp_path: Path, serial):
-    folder, about = project(prepared, tmp_path / "run"), tmp_path / "scheduler.json"
-    with ExitStack() as stack:
-        loopback = ("--host", "127.0.0.1", "--no-dashboard")
-        stack.enter_context(dask("scheduler", *loopback, "--port", "0", "--scheduler-file", str(about)))
-        wait_until(about.exists, "the scheduler")
-        options = ("--scheduler-file", str(about), "--nthreads", "1", "--no-nanny", *loopback)
-        places = [tmp_path / "one", tmp_path / "two"]
-        workers = [stack.enter_context(dask("worker", *options, "--local-directory", str(place))) for place in places]
-        process = start_stage(folder, "defectfill", f"dask:{address(about)}")
+    folder = project(prepared, tmp_path / "run")
+    with cluster(tmp_path) as (executor, workers):
+        process = start_stage(folder, "defectfill", executor)
         wait_until(lambda: shards(folder), "the first shard")
         os.kill(workers[0].pid, signal.SIGKILL)
         assert len(shards(folder)) < SHARDS, "the worker outlived its work"
         process.join(LIMIT_S)
         assert process.exitcode == 0
     assert made(folder) == of(serial, "defectfill")
-
-
-def address(about: Path) -> str:
-    return json.loads(about.read_text())["address"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.fan_out import EXECUTOR, MAX_LOSSES, ExecutorError, WorkError, open_crew
+from tests.cluster_toy import cluster
 from tests.conftest import ROOT
 
 
@@ -81,6 +82,20 @@ def test_a_unit_that_kills_its_worker_every_time_ends_the_run(monkeypatch: pytes
     with pytest.raises(WorkError, match=r"unit 3: the worker process was lost 4 times.*BLEMISH_EXECUTOR"):
         results(partial(die, tmp_path), range(4), "processes:1", monkeypatch)
     assert len((tmp_path / "deaths").read_text()) == MAX_LOSSES + 1
+
+
+@pytest.mark.slow
+def test_a_cluster_does_what_processes_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    with cluster(tmp_path) as (executor, workers):
+        assert results(square, range(9), executor, monkeypatch) == {number: number**2 for number in range(9)}
+        found = results(partial(die_once, tmp_path), range(9), executor, monkeypatch)
+        assert found == {number: number**2 for number in range(9)} and (tmp_path / "died").exists()
+        assert sorted(str(worker.poll()) for worker in workers) == [str(-signal.SIGKILL), "None"]
+        with pytest.raises(WorkError, match=r"unit 3: the photo x\.png is torn"):
+            results(refuse, range(9), executor, monkeypatch)
+        with pytest.raises(KeyError, match="of ours") as caught:
+            results(fail, range(9), executor, monkeypatch)
+        assert "in unit 3" in caught.value.__notes__
 
 
 @pytest.mark.parametrize("executor", ["serial", "processes:2"])
