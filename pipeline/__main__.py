@@ -20,7 +20,6 @@ from pipeline.params import (
     LabelParams,
     LearnBaseParams,
     LearnConceptParams,
-    ParamsError,
     PrepareParams,
     PretrainBaseParams,
     ReportParams,
@@ -186,7 +185,7 @@ def _add_targets(command: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one stage; 0 on success, 2 on an error of the user's input."""
+    """Run one stage; 0 on success, 2 on an error of the user's input or of the disk."""
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for chatty in ("httpx", "diffusers", "transformers", "PIL"):
@@ -200,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             item = f"{args.stage}@{args.generator}" if args.stage in OF_GENERATOR else args.stage
             with record_run(item):
                 args.run(args)
-    except (ParamsError, ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:  # of the user's input, or of the disk
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

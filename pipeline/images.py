@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +14,45 @@ Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 
+class PictureError(ValueError):
+    """A file is no picture, or only a part of one."""
+
+
 def read_rgb(path: Path) -> Picture:
-    """(H, W, 3) uint8; a greyscale file has three equal channels."""
-    with Image.open(path) as image:
+    """(H, W, 3) uint8; a greyscale file has three equal channels.
+
+    Raises:
+        PictureError: Names a file that cannot be decoded.
+    """
+    with _opened(path) as image:
         return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
 def read_mask(path: Path) -> Mask:
-    """(H, W) bool; any non-zero pixel is defect."""
-    with Image.open(path) as image:
+    """(H, W) bool; any non-zero pixel is defect.
+
+    Raises:
+        PictureError: Names a file that cannot be decoded.
+    """
+    with _opened(path) as image:
         return np.array(image.convert("L"), dtype=np.uint8) > 0
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(H, W) of a picture, from its header alone."""
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError) as error:  # Pillow raises either, and not always with the name of the file
+        raise PictureError(f"{path} cannot be read as a picture ({error}); restore the file") from error
 
 
 def write_png(path: Path, picture: Picture | Mask) -> None:

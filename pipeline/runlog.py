@@ -7,6 +7,7 @@ import json
 import platform
 import resource
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,9 @@ def digest(*parts: Any) -> str:
             found = sorted(part.rglob("*")) if part.is_dir() else [part]
             files = [file for file in found if file.is_file() and "__pycache__" not in file.parts]
             for file in files:
-                state.update(file.relative_to(part).as_posix().encode() + b"\0" + file.read_bytes())
+                state.update(file.relative_to(part).as_posix().encode() + b"\0")
+                with file.open("rb") as stream:  # piece by piece: weights may be larger than the memory
+                    hashlib.file_digest(stream, lambda: state)
         else:
             state.update(json.dumps(part, sort_keys=True, default=str).encode())
         state.update(b"\1")
@@ -77,13 +80,29 @@ def work_folder(name: str, *key: Any) -> Iterator[Path]:
 @contextmanager
 def resumable_output(out: Path, *key: Any) -> Iterator[Path]:
     """A work folder whose sub-folder `out` becomes the output when the block ends well; see `work_folder` for the key."""
-    with work_folder(out.as_posix().strip("/.").replace("/", "-"), *key) as work:
+    with work_folder(name_of(out), *key) as work:
+        _try_writing(out.parent)
         (work / "out").mkdir(exist_ok=True)
         yield work
         if out.exists():
             shutil.rmtree(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(work / "out", out)
+
+
+def name_of(out: Path) -> str:
+    """How the work folder of an output is called."""
+    return out.as_posix().strip("/.").replace("/", "-")
+
+
+def _try_writing(folder: Path) -> None:
+    """Find out before the work, not after it, that its output has no place.
+
+    Raises:
+        OSError: Names the folder that cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def unfinished(work: Path, folds: Sequence[int]) -> Iterator[tuple[int, Path]]:

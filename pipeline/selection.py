@@ -192,9 +192,9 @@ def ranked(found: Sequence[Verdict]) -> list[int]:
     return sorted(passing, key=lambda index: (-found[index].score, index))
 
 
-def visible(entry: Candidates, photo: Picture) -> Candidates:
-    """The entry with its masks cut to the photo: beyond its border a window holds only reflection, which is never pasted."""
-    inside = read_mask_window(np.ones(photo.shape[:2], bool), entry.request.window)
+def visible(entry: Candidates, size: tuple[int, int]) -> Candidates:
+    """The entry with its masks cut to the (H, W) photo: beyond it a window holds only reflection, which is never pasted."""
+    inside = read_mask_window(np.ones(size, bool), entry.request.window)
     return replace(entry, mask=entry.mask & inside, changed=tuple(changed & inside for changed in entry.changed))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections import Counter
+import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -118,44 +120,61 @@ def _png(array: Picture | Mask) -> bytes:
     return buffer.getvalue()
 
 
-def write_shard(path: Path, entries: list[Candidates]) -> None:
-    """Write a tar of PNG and JSON; no clock, owner or order enters the bytes. Temporary name first."""
-    temporary = path.with_name(path.name + ".tmp")
-    with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
-        for entry in entries:
-            request = asdict(entry.request) | {"answered": entry.answered}
-            files = {REQUEST: json.dumps(request, sort_keys=True).encode(), "mask.png": _png(entry.mask)}
-            for number, (image, changed) in enumerate(zip(entry.images, entry.changed, strict=True)):
-                files |= {f"{number:03d}.png": _png(image), f"{number:03d}{CHANGED}": _png(changed)}
+EncodedEntry = tuple[str, dict[str, bytes]]
+"""Id of a request, and the files it is kept as."""
+
+
+def encoded(entry: Candidates) -> EncodedEntry:
+    """A request and its candidates as PNG and JSON."""
+    request = asdict(entry.request) | {"answered": entry.answered}
+    files = {REQUEST: json.dumps(request, sort_keys=True).encode(), "mask.png": _png(entry.mask)}
+    for number, (image, changed) in enumerate(zip(entry.images, entry.changed, strict=True)):
+        files |= {f"{number:03d}.png": _png(image), f"{number:03d}{CHANGED}": _png(changed)}
+    return entry.request.id, files
+
+
+def write_shard(path: Path, entries: Iterable[Candidates]) -> None:
+    """Write a tar of PNG and JSON; see `write_encoded`."""
+    write_encoded(path, map(encoded, entries))
+
+
+def write_encoded(path: Path, entries: Iterable[EncodedEntry]) -> None:
+    """Write a tar; no clock, owner or order enters the bytes.
+
+    Raises:
+        OSError: Names the file if it cannot be written; nothing of it is left.
+    """
+    with whole_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
+        for request, files in entries:
             for name, data in files.items():
-                info = tarfile.TarInfo(f"{entry.request.id}/{name}")
+                info = tarfile.TarInfo(f"{request}/{name}")
                 info.size = len(data)
                 shard.addfile(info, io.BytesIO(data))
-    temporary.replace(path)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name of this writer's own, so that two may write the same file; renamed when the block ends well.
+
+    Raises:
+        OSError: Names the file if it cannot be written; nothing of it is left.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk is reported without one
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_shard(path: Path) -> Iterator[Candidates]:
-    """The entries of a shard, in order. Nothing is unpacked to disk."""
+    """The entries of a shard, in order, one in memory at a time. Nothing is unpacked to disk."""
     with tarfile.open(path) as shard:
-        files: dict[str, dict[str, bytes]] = {}
-        for member in shard.getmembers():
-            request, name = member.name.rsplit("/", 1)
-            files.setdefault(request, {})[name] = _content(shard, member)
-    for entry in files.values():
-        yield _entry(entry)
-
-
-def read_answers(path: Path) -> list[tuple[int, bool]]:
-    """For each request of a shard how many candidates it has, and whether any was accepted; no picture is decoded."""
-    with tarfile.open(path) as shard:
-        counts: Counter[str] = Counter()
-        answered: dict[str, bool] = {}
-        for member in shard:
-            request, name = member.name.rsplit("/", 1)
-            counts[request] += name.endswith(CHANGED)
-            if name == REQUEST:
-                answered[request] = json.loads(_content(shard, member))["answered"]
-    return [(counts[request], found) for request, found in answered.items()]
+        for _, members in groupby(shard, key=lambda member: member.name.rsplit("/", 1)[0]):
+            yield _entry({member.name.rsplit("/", 1)[1]: _content(shard, member) for member in members})
 
 
 def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -30,10 +30,10 @@ def mask_bounds(mask: Mask) -> tuple[int, int, int, int]:
     Raises:
         EmptyMaskError: If there is none.
     """
-    ys, xs = np.nonzero(mask)
+    ys, xs = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if len(xs) == 0:
         raise EmptyMaskError("mask has no defect pixel; drop the sample before cropping")
-    return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
 def window_around(mask: Mask, scale: float, min_px: int) -> Window:

@@ -89,7 +89,7 @@ def _way_out() -> str:
 def _decide(entry: Candidates, shard: str, jury: Jury, folder: Path) -> list[CandidateFate]:
     """Judge one request, write the photos of what is kept, and say what became of every candidate."""
     photo = read_rgb(jury.real.train / jury.real.samples[entry.request.clean].image)
-    seen, request = visible(entry, photo), entry.request
+    seen, request = visible(entry, photo.shape[:2]), entry.request
     found = verdicts(seen, read_window(photo, request.window), jury.guards)
     likeness = quality(
         np.stack([look(image, seen.mask) for image in seen.images]), request.defect, jury.looks, jury.params.quality_neighbours

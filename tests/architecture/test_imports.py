@@ -42,6 +42,38 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline.shards",
         "pipeline.similarity",
     ),
+    "pipeline.scenes": (
+        *FOUNDATION,
+        "pipeline.generators.protocol",
+        "pipeline.masks",
+        "pipeline.photo_cache",
+        "pipeline.references",
+        "pipeline.selection",
+        "pipeline.shards",
+    ),
+    "pipeline.photo_cache": ("pipeline.images",),
+    "pipeline.answering": (
+        *FOUNDATION,
+        "pipeline.generators.protocol",
+        "pipeline.scenes",
+        "pipeline.selection",
+        "pipeline.shards",
+    ),
+    "pipeline.lineage": (*FOUNDATION, "pipeline.answering", "pipeline.shards"),
+    "pipeline.fan_out": (),
+    # Opens everything a shard is made with.
+    "pipeline.shard_making": (
+        *FOUNDATION,
+        "pipeline.runlog",
+        "pipeline.answering",
+        "pipeline.diffusion",
+        "pipeline.generators",
+        "pipeline.lineage",
+        "pipeline.scenes",
+        "pipeline.selection",
+        "pipeline.shards",
+        "pipeline.similarity",
+    ),
     "pipeline.labels": FOUNDATION,
     "pipeline.masks": FOUNDATION,
     "pipeline.similarity": (*FOUNDATION, "pipeline.masks"),
@@ -72,10 +104,13 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "peft": ("pipeline.generators", "pipeline.diffusion"),
     "jinja2": ("pipeline.reporting",),
     "ruamel": ("pipeline.configure",),
+    "distributed": ("pipeline.fan_out",),
+    "dask": (),
 }
 
 # Numerics without networks: these run in milliseconds and must import so.
 WITHOUT_TORCH = (
+    "pipeline.fan_out", "pipeline.photo_cache",
     "pipeline.__main__", "pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params", "pipeline.runlog",
     "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts",
     "pipeline.splits", "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation",

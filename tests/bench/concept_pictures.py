@@ -12,7 +12,7 @@ from pipeline.generators.protocol import Synthetic
 from pipeline.images import Mask, Picture
 from pipeline.masks.crops import resize_picture
 from pipeline.references import Reference
-from pipeline.stages.synthesize import Placed
+from pipeline.scenes import Placed
 from tests.bench.concept_quality import SIDE_PX, real_crop, shown_mask
 
 SHOWN_PX = 2 * SIDE_PX

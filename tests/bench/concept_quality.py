@@ -29,8 +29,8 @@ from pipeline.masks.crops import paint_mask, read_mask_window, read_window, resi
 from pipeline.params import DefectFillParams, SynthesizeParams
 from pipeline.records import Sample, good_samples, read_manifest
 from pipeline.references import Reference, instances, read_references
+from pipeline.scenes import Factory, Placed
 from pipeline.seeds import derive_seed
-from pipeline.stages.synthesize import Factory, Placed
 from tests.bench.fills import features, hole_vectors, part_interval
 
 SIDE_PX = 64

@@ -32,6 +32,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
+from pipeline.answering import Draws, answer
 from pipeline.diffusion.components import load_pipeline, prompt_ids
 from pipeline.diffusion.latents import masked_background, training_target, unet_input
 from pipeline.diffusion.photos import random_boxes_mask
@@ -44,8 +45,9 @@ from pipeline.generators.defectfill.encoded import encode_batch, encoded_pool
 from pipeline.generators.defectfill.fit import attach, fit, fit_adapter, losses_of
 from pipeline.generators.protocol import FitJob, Request, Synthetic
 from pipeline.masks.crops import Window
+from pipeline.scenes import Placed
+from pipeline.selection import Verdict
 from pipeline.shards import RequestRecord
-from pipeline.stages.synthesize import Draws, Placed, answer
 from pipeline.training import LoopPlan
 from tests.diffusion_toy import SIDE, fit_params, references, write_base
 
@@ -344,7 +346,8 @@ def test_bug_14_every_candidate_of_every_request_has_its_own_seed():
     placed = [
         Placed(r, RequestRecord(r.id, r.defect, "good", r.reference, Window(0, 0, 8), ((1, 0, 0), (0, 1, 0)))) for r in requests
     ]
-    assert len(answer(sampler, placed, Draws(8, 0, lambda entry: True))) == 3
+    verdicts = [Verdict(1.0, 1.0, 1.0, None, None, None)] * 8
+    assert len(list(answer(sampler, placed, Draws(8, 0, lambda entry, clean: verdicts)))) == 3
     assert len(set(seeds)) == 3 * 8
 
 

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.answering import Draws, Judge, answer
 from pipeline.generators.protocol import Request, Synthetic
 from pipeline.images import Picture, read_mask, write_png
 from pipeline.masks.crops import Window
 from pipeline.params import SelectParams
 from pipeline.records import DatasetCard, Sample, read_manifest, write_card, write_manifest
 from pipeline.references import Reference
+from pipeline.scenes import Placed
 from pipeline.seeds import derive_seed
 from pipeline.selection import (
     ARTEFACT,
@@ -29,6 +31,7 @@ from pipeline.selection import (
     Guards,
     Memory,
     RealSide,
+    Verdict,
     memories,
     open_guards,
     ranked,
@@ -42,7 +45,6 @@ from pipeline.similarity.perceptual import Perceptual, choose_perceptual
 from pipeline.similarity.quality import JUDGE, look, quality, real_looks
 from pipeline.stages import select_candidates as select_candidates_module
 from pipeline.stages.select_candidates import NothingKeptError, select_candidates
-from pipeline.stages.synthesize import Draws, Placed, answer
 from tests.diffusion_toy import write_base
 
 
@@ -307,25 +309,45 @@ def placed(*names: str) -> list[Placed]:
     ]
 
 
+def said(fault: str | None) -> Judge:
+    """A judge that says the same of every candidate."""
+    return lambda entry, clean: [Verdict(1.0, 1.0, 1.0, None, None, fault)] * len(entry.images)
+
+
 def test_a_request_without_an_answer_is_drawn_again_with_new_seeds_and_the_others_are_not():
     sampler, seen = Counting(), Counter[str]()
 
-    def accept(entry: Candidates) -> bool:
+    def judge(entry: Candidates, clean: Picture) -> list[Verdict]:
         seen[entry.request.id] += 1
-        return entry.request.id == "easy" or seen[entry.request.id] == 2
+        return said(None if entry.request.id == "easy" or seen[entry.request.id] == 2 else TOO_LITTLE)(entry, clean)
 
-    entries = answer(sampler, placed("easy", "hard"), Draws(2, 5, accept))
+    answers = list(answer(sampler, placed("easy", "hard"), Draws(2, 5, judge)))
+    entries = [one.entry for one in answers]
     assert [(e.request.id, len(e.images), e.answered) for e in entries] == [("easy", 2, True), ("hard", 4, True)]
     wanted = [("easy", 0), ("easy", 1), ("hard", 0), ("hard", 1), ("hard", 2), ("hard", 3)]
     assert sampler.asked == [(name, derive_seed("candidate", name, number)) for name, number in wanted]
     assert [int(image[0, 0, 0]) for image in entries[1].images] == [3, 4, 5, 6]
+    assert [[verdict.fault for verdict in one.verdicts] for one in answers] == [[None] * 2, [TOO_LITTLE] * 2 + [None] * 2]
+
+
+def test_requests_are_taken_as_the_sampler_asks_for_them():
+    taken: list[str] = []
+
+    def waiting() -> Iterator[Placed]:
+        for one in placed("a", "b", "c"):
+            taken.append(one.request.id)
+            yield one
+
+    answers = answer(Counting(), waiting(), Draws(1, 0, said(None)))
+    assert next(answers).entry.request.id == "a" and taken == ["a"]
+    assert [one.entry.request.id for one in answers] == ["b", "c"]
 
 
 @pytest.mark.parametrize("redraws", [0, 1, 3])
 def test_drawing_again_ends_at_its_bound_and_keeps_every_draw(redraws: int):
     sampler = Counting()
-    (entry,) = answer(sampler, placed("never"), Draws(3, redraws, lambda _: False))
-    assert len(entry.images) == len(sampler.asked) == len(set(sampler.asked)) == 3 * (1 + redraws)
+    ((entry, found),) = ((one.entry, one.verdicts) for one in answer(sampler, placed("never"), Draws(3, redraws, said(ARTEFACT))))
+    assert len(found) == len(entry.images) == len(sampler.asked) == len(set(sampler.asked)) == 3 * (1 + redraws)
     assert not entry.answered
 
 

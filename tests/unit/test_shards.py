@@ -1,7 +1,7 @@
 import numpy as np
 
 from pipeline.masks.crops import Window
-from pipeline.shards import Candidates, RequestRecord, read_answers, read_shard, write_shard
+from pipeline.shards import Candidates, RequestRecord, read_shard, write_shard
 
 
 def entries() -> list[Candidates]:
@@ -32,10 +32,11 @@ def test_same_entries_same_bytes(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_answers_are_counted_without_reading_a_picture(tmp_path):
-    first, second = entries()
-    write_shard(tmp_path / "a.tar", [first.joined(first), second])
-    assert read_answers(tmp_path / "a.tar") == [(6, True), (3, False)]
+def test_writers_of_the_same_shard_do_not_touch_each_others_file(tmp_path):
+    (tmp_path / "a.tar.tmp").write_text("another worker's")
+    write_shard(tmp_path / "a.tar", entries())
+    assert (tmp_path / "a.tar.tmp").read_text() == "another worker's"
+    assert len(list(read_shard(tmp_path / "a.tar"))) == 2
 
 
 def test_joined_candidates_stay_in_the_order_they_were_drawn(tmp_path):

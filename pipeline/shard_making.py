@@ -1,0 +1,234 @@
+"""One shard of candidates, made in any process: the unit of work of `synthesize`."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from pipeline.answering import Answer, Draws, Judge, answer
+from pipeline.diffusion.components import load_vae
+from pipeline.generators import GENERATORS
+from pipeline.generators.protocol import SampleJob, Sampler
+from pipeline.images import Picture, read_rgb, read_size
+from pipeline.lineage import Origin, rows_text
+from pipeline.params import SelectParams, SynthesizeParams
+from pipeline.records import fold_name
+from pipeline.runlog import digest
+from pipeline.scenes import Placed, Plan, open_plan
+from pipeline.selection import Guards, RealSide, Verdict, open_guards, read_real, verdicts, visible
+from pipeline.shards import Candidates, EncodedEntry, encoded, whole_file, write_encoded
+from pipeline.similarity.perceptual import choose_perceptual
+
+CALIBRATION_PHOTOS = 32
+CPU_FULL = "DefaultCPUAllocator: can't allocate memory"
+"""How torch words it when host memory is refused; there it has no class of its own."""
+
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+
+
+class InputsChangedError(ValueError):
+    """Something a run reads is no longer what it was when the run began."""
+
+
+class NetworkMemoryError(RuntimeError):
+    """The network does not fit into memory at the run's micro-batch."""
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """All that a process needs to make any shard of one fold; small, and cheap to send.
+
+    Attributes:
+        origin: Generator, and digests of what the job reads.
+        fold: Fold and seed.
+        params: Section `synthesize`, at the micro-batch of the run.
+        selection: Section `select`: its guards decide whether a request is drawn again.
+        data: Folder of the stages' outputs; absolute, and the same on every machine of a cluster.
+        out: Folder of the shards.
+        rows: Folder of their rows.
+    """
+
+    origin: Origin
+    fold: int
+    params: SynthesizeParams
+    selection: SelectParams
+    data: Path
+    out: Path
+    rows: Path
+
+    @property
+    def concept(self) -> Path:
+        """Folder of the fold's concept."""
+        return self.data / "concepts" / self.origin.generator / fold_name(self.fold)
+
+    @property
+    def base(self) -> Path:
+        """Folder of the fold's base."""
+        return self.data / "base" / fold_name(self.fold)
+
+    def shard(self, number: int) -> Path:
+        """File of a shard; it is there when the shard is finished, and never before."""
+        return self.out / f"shard-{number:05d}.tar"
+
+    def rows_of(self, number: int) -> Path:
+        """File of a shard's rows."""
+        return self.rows / f"shard-{number:05d}.jsonl"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What a process keeps open between shards of one job."""
+
+    plan: Plan
+    sampler: Sampler
+    draws: Draws
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A finished request as it is written: files of the shard, and lines of the manifest."""
+
+    entry: EncodedEntry
+    rows: str
+
+
+_ONE_AT_A_TIME = threading.Lock()
+_OPEN: dict[ShardJob, Workshop] = {}
+
+
+def make_shard(job: ShardJob, number: int) -> int:
+    """Write shard `number` and its rows; return how many numbers of the plan it holds.
+
+    Requests are read ahead, and answers encoded, in threads beside the network. Threads of one process make one shard after
+    the other: they share a network.
+
+    Raises:
+        NetworkMemoryError: If the network does not fit into memory.
+        InputsChangedError: If concept or base are not those the run began with.
+        PictureError: Names a photo that cannot be read.
+        OSError: Names the file that cannot be written.
+    """
+    with _ONE_AT_A_TIME, _within_memory(job.params.micro_batch):
+        shop = _workshop(job)
+        size = job.params.shard_requests
+        numbers = range(number * size, min((number + 1) * size, shop.plan.count))
+        path = job.shard(number)
+        packed = _packed(shop, numbers, job, path.name)
+        # The rows first: where the shard is there, so are they.
+        with whole_file(job.rows_of(number)) as temporary:
+            temporary.write_text("".join(one.rows for one in packed), encoding="utf-8")
+        write_encoded(path, (one.entry for one in packed))
+        return len(numbers)
+
+
+def sampler_facts(job: ShardJob, _: int) -> dict[str, Any]:
+    """What the sampler says of itself, for the card."""
+    with _ONE_AT_A_TIME, _within_memory(job.params.micro_batch):
+        return _workshop(job).sampler.facts()
+
+
+def _workshop(job: ShardJob) -> Workshop:
+    """The open one, or a new one; that of another job is let go first, so that two networks are never held."""
+    # Each thread has its own number.
+    torch.set_num_threads(job.params.threads)
+    if job not in _OPEN:
+        _OPEN.clear()
+        _OPEN[job] = open_workshop(job)
+    return _OPEN[job]
+
+
+def open_workshop(job: ShardJob) -> Workshop:
+    """Load network, guards and plan.
+
+    Raises:
+        InputsChangedError: If concept or base are not those the run began with.
+    """
+    generator, params = job.origin.generator, job.params
+    real = read_real(job.data / "prepared" / "train", job.fold)
+    plan = open_plan(real, params, job.data / "targets.yaml")
+    photos = [read_rgb(real.train / sample.image) for sample in plan.factory.good[:CALIBRATION_PHOTOS]]
+    section = getattr(params, generator)
+    sampling = SampleJob(section, job.base, photos, params.feather_px, params.micro_batch, seed=job.fold)
+    sampler = GENERATORS[generator]().load(job.concept, sampling)
+    net = choose_perceptual(job.selection.perceptual, load_vae(job.base))
+    judge = _judge(open_guards(net, job.selection, generator, real), real)
+    # Looked at after loading: a change before or meanwhile is seen.
+    refuse_changes({job.concept: job.origin.concept, job.base: job.origin.base})
+    return Workshop(plan, sampler, Draws(section.candidates, getattr(params.redraws, generator), judge))
+
+
+def refuse_changes(digests: Mapping[Path, str]) -> None:
+    """Compare what a run reads with what it was when the run began.
+
+    Raises:
+        InputsChangedError: Names what differs.
+    """
+    if changed := [str(path) for path, before in digests.items() if digest(path) != before]:
+        raise InputsChangedError(
+            f"{', '.join(changed)} changed while candidates were made with it; nothing was put out. Run again: candidates of the "
+            "new state are made from the start, and those of the old one go on if you put it back"
+        )
+
+
+def _judge(guards: Guards, real: RealSide) -> Judge:
+    """The guards of `select`, on the part of the crop that lies inside its photo."""
+
+    def judge(entry: Candidates, clean: Picture) -> Sequence[Verdict]:
+        size = read_size(real.train / real.samples[entry.request.clean].image)
+        return verdicts(visible(entry, size), clean, guards)
+
+    return judge
+
+
+def _packed(shop: Workshop, numbers: Sequence[int], job: ShardJob, shard: str) -> list[Packed]:
+    """The requests of these numbers, answered, in the order of the numbers."""
+    order: list[str] = []
+
+    def placed() -> Iterator[Placed]:
+        for scene in read_ahead(shop.plan.make, numbers, job.params.micro_batch):
+            order.extend(one.request.id for one in scene)
+            yield from scene
+
+    def pack(done: Answer) -> Packed:
+        return Packed(encoded(done.entry), rows_text(done, job.origin, shard))
+
+    with ThreadPoolExecutor(1, "encode") as encoder:
+        packing = {done.entry.request.id: encoder.submit(pack, done) for done in answer(shop.sampler, placed(), shop.draws)}
+        return [packing[name].result() for name in order]
+
+
+def read_ahead(make: Callable[[_Item], _Made], items: Iterable[_Item], depth: int) -> Iterator[_Made]:
+    """`map` in a thread of its own that is at most `depth` items ahead of whoever takes them; its errors come out here."""
+    waiting, left = deque[Future[_Made]](), iter(items)
+    with ThreadPoolExecutor(1, "read ahead") as reader:
+        waiting.extend(reader.submit(make, item) for item in islice(left, depth))
+        while waiting:
+            made = waiting.popleft().result()
+            waiting.extend(reader.submit(make, item) for item in islice(left, 1))
+            yield made
+
+
+@contextmanager
+def _within_memory(micro_batch: int) -> Iterator[None]:
+    """Tell a network that does not fit from any other fault, and let it go.
+
+    Raises:
+        NetworkMemoryError: Instead of what torch or Python raise.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not (isinstance(error, torch.OutOfMemoryError) or CPU_FULL in str(error)):
+            raise
+        _OPEN.clear()
+        raise NetworkMemoryError(f"out of memory at synthesize.micro_batch {micro_batch}: {error}") from error
