@@ -18,7 +18,7 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 CONFIGURE = python -m pipeline configure --profile $(PROFILE) \
 	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid)
 
-.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept concept-gallery lock
+.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling concept-gallery lock
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -59,7 +59,7 @@ lint: setup  ## Style.
 types: setup  ## Types.
 	pyright
 
-bench: bench-stages $(if $(DATA),bench-embedded bench-concept)  ## Every bar the project promises, into reports/bench/; DATA=folder of magnetic tiles.
+bench: bench-stages $(if $(DATA),bench-embedded bench-concept bench-sampling)  ## Every bar the project promises, into reports/bench/; DATA=folder of magnetic tiles.
 
 bench-stages: setup
 	python -m tests.bench.stages
@@ -69,6 +69,9 @@ bench-embedded: setup  ## What the models in the repository are worth on real ti
 
 bench-concept: setup  ## What learning a concept costs, on real tiles; DATA=folder of magnetic tiles.
 	python -m tests.bench.concept --data '$(DATA)'
+
+bench-sampling: setup  ## Which sampling options help on real tiles, and what each costs; DATA=folder of magnetic tiles.
+	python -m tests.bench.sampling --data '$(DATA)'
 
 concept-gallery: setup  ## References, requests and painted defects of every type, into docs/concept/; DATA=folder LAYOUT=name.
 	python -m tests.bench.concept_gallery --data '$(DATA)' --layout '$(LAYOUT)'

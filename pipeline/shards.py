@@ -19,6 +19,8 @@ from pipeline.records import write_text
 
 REQUEST, CHANGED = "request.json", ".changed.png"
 FATES = "candidates.jsonl"
+STATED = ("answered", "early", "dropped")
+"""Fields of `Candidates` that stand in a request's JSON beside those of the request."""
 Affine = tuple[tuple[float, ...], ...]
 
 
@@ -47,7 +49,8 @@ class RequestRecord:
 class Candidates:
     """A request, the mask it asked for, and its answers: (S, S, 3) crops and (S, S) masks of what changed.
 
-    `answered` says whether any of them passed the guards when they were drawn.
+    `answered` says whether any of them passed the guards when they were drawn. Where the sampler ranks candidates early, `early`
+    holds the score of every one that was drawn, and `dropped` the numbers of those that got no picture.
     """
 
     request: RequestRecord
@@ -55,11 +58,25 @@ class Candidates:
     images: tuple[Picture, ...]
     changed: tuple[Mask, ...]
     answered: bool
+    early: tuple[float, ...] = ()
+    dropped: tuple[int, ...] = ()
+
+    @property
+    def drawn(self) -> int:
+        """How many answers were drawn, with a picture or without."""
+        return len(self.images) + len(self.dropped)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The number of each picture among all that were drawn."""
+        return [number for number in range(self.drawn) if number not in self.dropped]
 
     def joined(self, more: Candidates) -> Candidates:
         """With further answers to the same request behind these."""
         images, changed = self.images + more.images, self.changed + more.changed
-        return replace(self, images=images, changed=changed, answered=self.answered or more.answered)
+        dropped = self.dropped + tuple(self.drawn + number for number in more.dropped)
+        answered = self.answered or more.answered
+        return replace(self, images=images, changed=changed, answered=answered, early=self.early + more.early, dropped=dropped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +90,14 @@ class CandidateFate:
         defect: Type.
         clean: Id of the good sample.
         reference: Id of the reference whose mask was warped.
-        score: Perceptual distance to the clean crop inside the mask, by the selecting net.
+        score: Perceptual distance to the clean crop inside the mask, by the selecting net; None, as the other scores of the
+            picture, for a candidate without one.
         changed_share: Share of the requested mask that changed.
         label_iou: IoU of what changed and what was requested.
         nearest_reference: The training reference whose own detail it repeats most; None where nothing guards against that.
         reference_distance: One minus the correlation with it.
         quality: Mean likeness to the nearest real references of the type, by the judging features.
+        early: What the sampler ranked it by before it was finished; None where it does not.
         fate: "kept", or why it was not.
         sample: Id of the selected sample; None for a candidate that was not kept.
     """
@@ -89,14 +108,15 @@ class CandidateFate:
     defect: str
     clean: str
     reference: str
-    score: float
-    changed_share: float
-    label_iou: float
+    score: float | None
+    changed_share: float | None
+    label_iou: float | None
     nearest_reference: str | None
     reference_distance: float | None
-    quality: float
+    quality: float | None
     fate: str
     sample: str | None
+    early: float | None = None
 
 
 def write_fates(folder: Path, fates: Iterable[CandidateFate]) -> None:
@@ -123,9 +143,9 @@ def write_shard(path: Path, entries: list[Candidates]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
         for entry in entries:
-            request = asdict(entry.request) | {"answered": entry.answered}
+            request = asdict(entry.request) | {name: getattr(entry, name) for name in STATED}
             files = {REQUEST: json.dumps(request, sort_keys=True).encode(), "mask.png": _png(entry.mask)}
-            for number, (image, changed) in enumerate(zip(entry.images, entry.changed, strict=True)):
+            for number, image, changed in zip(entry.numbers, entry.images, entry.changed, strict=True):
                 files |= {f"{number:03d}.png": _png(image), f"{number:03d}{CHANGED}": _png(changed)}
             for name, data in files.items():
                 info = tarfile.TarInfo(f"{entry.request.id}/{name}")
@@ -146,7 +166,7 @@ def read_shard(path: Path) -> Iterator[Candidates]:
 
 
 def read_answers(path: Path) -> list[tuple[int, bool]]:
-    """For each request of a shard how many candidates it has, and whether any was accepted; no picture is decoded."""
+    """For each request of a shard how many candidates were drawn, and whether any was accepted; no picture is decoded."""
     with tarfile.open(path) as shard:
         counts: Counter[str] = Counter()
         answered: dict[str, bool] = {}
@@ -154,7 +174,9 @@ def read_answers(path: Path) -> list[tuple[int, bool]]:
             request, name = member.name.rsplit("/", 1)
             counts[request] += name.endswith(CHANGED)
             if name == REQUEST:
-                answered[request] = json.loads(_content(shard, member))["answered"]
+                stated = json.loads(_content(shard, member))
+                answered[request] = stated["answered"]
+                counts[request] += len(stated["dropped"])
     return [(counts[request], found) for request, found in answered.items()]
 
 
@@ -166,10 +188,10 @@ def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _entry(files: dict[str, bytes]) -> Candidates:
     row = json.loads(files[REQUEST])
-    answered = row.pop("answered")
+    answered, early, dropped = (row.pop(name) for name in STATED)
     affine = tuple(tuple(line) for line in row["affine"])
     record = RequestRecord(**{**row, "window": Window(**row["window"]), "affine": affine})
     pictures = {name: np.array(Image.open(io.BytesIO(data))) for name, data in files.items() if name.endswith(".png")}
     changed = tuple(pictures[name] > 0 for name in sorted(pictures) if name.endswith(CHANGED))
     images = tuple(pictures[name] for name in sorted(pictures) if name != "mask.png" and not name.endswith(CHANGED))
-    return Candidates(record, pictures["mask.png"] > 0, images, changed, answered)
+    return Candidates(record, pictures["mask.png"] > 0, images, changed, answered, tuple(early), tuple(dropped))

@@ -14,7 +14,7 @@ import yaml
 
 from pipeline.diffusion.components import load_vae
 from pipeline.generators import GENERATORS
-from pipeline.generators.protocol import Request, SampleJob, Sampler
+from pipeline.generators.protocol import Dropped, Request, SampleJob, Sampler
 from pipeline.images import Mask, Picture, read_rgb
 from pipeline.masks.crops import read_mask_window, read_window, window_around
 from pipeline.masks.placement import WarpLimits, place
@@ -126,7 +126,16 @@ def _draw(sampler: Sampler, placed: Sequence[Placed], numbers: Sequence[int]) ->
     stream = sampler((p.request, derive_seed("candidate", p.request.id, number)) for p in placed for number in numbers)
     for p in placed:
         results = list(islice(stream, len(numbers)))
-        yield Candidates(p.record, p.request.mask, tuple(r.image for r in results), tuple(r.changed for r in results), False)
+        made = [r for r in results if not isinstance(r, Dropped)]
+        yield Candidates(
+            p.record,
+            p.request.mask,
+            tuple(r.image for r in made),
+            tuple(r.changed for r in made),
+            answered=False,
+            early=tuple(r.early for r in results if r.early is not None),
+            dropped=tuple(number for number, r in enumerate(results) if isinstance(r, Dropped)),
+        )
 
 
 def _acceptance(guards: Guards, real: RealSide) -> Callable[[Candidates], bool]:
