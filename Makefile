@@ -18,7 +18,7 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 CONFIGURE = python -m pipeline configure --profile $(PROFILE) \
 	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid)
 
-.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept bench-synthesis concept-gallery lock
+.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling bench-synthesis concept-gallery lock
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -59,7 +59,7 @@ lint: setup  ## Style.
 types: setup  ## Types.
 	pyright
 
-bench: bench-stages $(if $(DATA),bench-embedded bench-concept bench-synthesis)  ## Every bar the project promises, into reports/bench/; DATA=folder of magnetic tiles.
+bench: bench-stages $(if $(DATA),bench-embedded bench-concept bench-sampling bench-synthesis)  ## Every bar the project promises, into reports/bench/; DATA=folder of magnetic tiles.
 
 bench-stages: setup
 	python -m tests.bench.stages
@@ -72,6 +72,9 @@ bench-concept: setup  ## What learning a concept costs, on real tiles; DATA=fold
 
 bench-synthesis: setup  ## What mass synthesis costs besides the network, and on more workers; DATA=folder of magnetic tiles.
 	python -m tests.bench.synthesis --data '$(DATA)'
+
+bench-sampling: setup  ## Which sampling options help on real tiles, and what each costs; DATA=folder of magnetic tiles.
+	python -m tests.bench.sampling --data '$(DATA)'
 
 concept-gallery: setup  ## References, requests and painted defects of every type, into docs/concept/; DATA=folder LAYOUT=name.
 	python -m tests.bench.concept_gallery --data '$(DATA)' --layout '$(LAYOUT)'

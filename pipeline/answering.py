@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from pipeline.generators.protocol import Request, Sampler
+from pipeline.generators.protocol import Dropped, Request, Sampler
 from pipeline.images import Picture
 from pipeline.scenes import Placed
 from pipeline.seeds import derive_seed
@@ -35,7 +35,7 @@ class Draws:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A request with all its candidates, and what was said of each."""
+    """A request with all its candidates, and what was said of each that has a picture."""
 
     entry: Candidates
     verdicts: tuple[Verdict, ...]
@@ -85,5 +85,17 @@ def _draw(sampler: Sampler, placed: Iterable[Placed], numbers: Sequence[int]) ->
     while drawn := list(islice(results, len(numbers))):
         one = asked.popleft()
         assert len(drawn) == len(numbers), f"{one.request.id}: the sampler stopped in the middle"
-        yield one, Candidates(one.record, one.request.mask, tuple(r.image for r in drawn), tuple(r.changed for r in drawn), False)
+        made = [r for r in drawn if not isinstance(r, Dropped)]
+        yield (
+            one,
+            Candidates(
+                one.record,
+                one.request.mask,
+                tuple(r.image for r in made),
+                tuple(r.changed for r in made),
+                answered=False,
+                early=tuple(r.early for r in drawn if r.early is not None),
+                dropped=tuple(place for place, r in enumerate(drawn) if isinstance(r, Dropped)),
+            ),
+        )
     assert not asked, f"the sampler left out {len(asked)} requests"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from pipeline.answering import Answer, candidate_seed
 from pipeline.records import MANIFEST
+from pipeline.selection import RANKED_LOW, Verdict
 from pipeline.shards import whole_file
 
 DECIMALS = 6
+WITHOUT_PICTURE = {field.name: None for field in fields(Verdict)} | {"fault": RANKED_LOW}
+"""What is said of a candidate that was given up before it was finished."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,13 @@ class Origin:
 
 def rows(answer: Answer, origin: Origin, shard: str) -> Iterator[dict[str, Any]]:
     """One row a candidate: shard, request, seed, what it is made from, and what the guards said."""
-    request = answer.entry.request
-    for number, verdict in enumerate(answer.verdicts):
-        scores = {name: round(value, DECIMALS) if isinstance(value, float) else value for name, value in asdict(verdict).items()}
+    entry, request = answer.entry, answer.entry.request
+    said = {number: asdict(verdict) for number, verdict in zip(entry.numbers, answer.verdicts, strict=True)}
+    for number in range(entry.drawn):
+        scores = said.get(number, WITHOUT_PICTURE) | ({"early": entry.early[number]} if entry.early else {})
         yield {
             **asdict(origin),
-            **scores,
+            **{name: round(value, DECIMALS) if isinstance(value, float) else value for name, value in scores.items()},
             "shard": shard,
             "request": request.id,
             "candidate": number,

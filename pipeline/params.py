@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class ParamsError(ValueError):
@@ -21,6 +21,7 @@ class Section(BaseModel):
 
 
 Range = tuple[float, float]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SampleSetParams(Section):
@@ -157,14 +158,24 @@ class CopyPasteSamplingParams(Section):
     candidates: Literal[1]
 
 
+class PruneParams(Section):
+    """Which candidates of a request are denoised to the end."""
+
+    after: float = Field(gt=0, lt=1)
+    keep: int = Field(ge=1)
+
+
 class DiffusionSamplingParams(Section):
     """Sampling of an inpainting diffusion model; docs/concepts.md says which values are the stock pipeline's."""
 
     candidates: int = Field(ge=1)
     device: Literal["cpu", "cuda", "mps"]
-    scheduler: Literal["ddim", "dpm"]
+    autocast: Literal["none", "bf16", "fp16"]
+    compile: Literal["none", "regional"]
+    scheduler: Literal["ddim", "dpm", "unipc"]
     steps: int = Field(ge=1)
     guidance: float = Field(ge=1)
+    guidance_interval: tuple[Share, Share]
     strength: float = Field(gt=0, le=1)
     lora_scale: float = Field(ge=0)
     blend: bool
@@ -173,6 +184,18 @@ class DiffusionSamplingParams(Section):
     widen_mask: bool
     keep_grey: bool
     even_exposure: bool
+    prune: PruneParams | None
+
+    @model_validator(mode="after")
+    def _possible(self) -> DiffusionSamplingParams:
+        low, high = self.guidance_interval
+        if low >= high:
+            raise ValueError(f"guidance_interval must rise, got {[low, high]}; for no guidance set guidance to 1")
+        if self.compile == "regional" and self.device != "cuda":
+            raise ValueError(f"compile: regional needs device: cuda, not {self.device}; set compile to none")
+        if self.prune is not None and self.prune.keep >= self.candidates:
+            raise ValueError(f"prune.keep is {self.prune.keep} of {self.candidates} candidates; keep fewer, or set prune to null")
+        return self
 
 
 class RedrawParams(Section):

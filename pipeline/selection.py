@@ -28,6 +28,7 @@ OUTRANKED = "less different than the kept one"
 TOO_LITTLE = "changed too little of the mask"
 ARTEFACT = "beyond real defects (artefact)"
 REMEMBERED = "too near a training reference"
+RANKED_LOW = "ranked low early"
 REAL_COMPARISONS = 4
 REAL_CROP_SCALE, REAL_MIN_PX = 3.0, 32
 

@@ -21,6 +21,8 @@ from pipeline.records import write_text
 
 REQUEST, CHANGED = "request.json", ".changed.png"
 FATES = "candidates.jsonl"
+STATED = ("answered", "early", "dropped")
+"""Fields of `Candidates` that stand in a request's JSON beside those of the request."""
 Affine = tuple[tuple[float, ...], ...]
 
 
@@ -49,7 +51,8 @@ class RequestRecord:
 class Candidates:
     """A request, the mask it asked for, and its answers: (S, S, 3) crops and (S, S) masks of what changed.
 
-    `answered` says whether any of them passed the guards when they were drawn.
+    `answered` says whether any of them passed the guards when they were drawn. Where the sampler ranks candidates early, `early`
+    holds the score of every one that was drawn, and `dropped` the numbers of those that got no picture.
     """
 
     request: RequestRecord
@@ -57,11 +60,25 @@ class Candidates:
     images: tuple[Picture, ...]
     changed: tuple[Mask, ...]
     answered: bool
+    early: tuple[float, ...] = ()
+    dropped: tuple[int, ...] = ()
+
+    @property
+    def drawn(self) -> int:
+        """How many answers were drawn, with a picture or without."""
+        return len(self.images) + len(self.dropped)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The number of each picture among all that were drawn."""
+        return [number for number in range(self.drawn) if number not in self.dropped]
 
     def joined(self, more: Candidates) -> Candidates:
         """With further answers to the same request behind these."""
         images, changed = self.images + more.images, self.changed + more.changed
-        return replace(self, images=images, changed=changed, answered=self.answered or more.answered)
+        dropped = self.dropped + tuple(self.drawn + number for number in more.dropped)
+        answered = self.answered or more.answered
+        return replace(self, images=images, changed=changed, answered=answered, early=self.early + more.early, dropped=dropped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +92,14 @@ class CandidateFate:
         defect: Type.
         clean: Id of the good sample.
         reference: Id of the reference whose mask was warped.
-        score: Perceptual distance to the clean crop inside the mask, by the selecting net.
+        score: Perceptual distance to the clean crop inside the mask, by the selecting net; None, as the other scores of the
+            picture, for a candidate without one.
         changed_share: Share of the requested mask that changed.
         label_iou: IoU of what changed and what was requested.
         nearest_reference: The training reference whose own detail it repeats most; None where nothing guards against that.
         reference_distance: One minus the correlation with it.
         quality: Mean likeness to the nearest real references of the type, by the judging features.
+        early: What the sampler ranked it by before it was finished; None where it does not.
         fate: "kept", or why it was not.
         sample: Id of the selected sample; None for a candidate that was not kept.
     """
@@ -91,14 +110,15 @@ class CandidateFate:
     defect: str
     clean: str
     reference: str
-    score: float
-    changed_share: float
-    label_iou: float
+    score: float | None
+    changed_share: float | None
+    label_iou: float | None
     nearest_reference: str | None
     reference_distance: float | None
-    quality: float
+    quality: float | None
     fate: str
     sample: str | None
+    early: float | None = None
 
 
 def write_fates(folder: Path, fates: Iterable[CandidateFate]) -> None:
@@ -126,9 +146,9 @@ EncodedEntry = tuple[str, dict[str, bytes]]
 
 def encoded(entry: Candidates) -> EncodedEntry:
     """A request and its candidates as PNG and JSON."""
-    request = asdict(entry.request) | {"answered": entry.answered}
+    request = asdict(entry.request) | {name: getattr(entry, name) for name in STATED}
     files = {REQUEST: json.dumps(request, sort_keys=True).encode(), "mask.png": _png(entry.mask)}
-    for number, (image, changed) in enumerate(zip(entry.images, entry.changed, strict=True)):
+    for number, image, changed in zip(entry.numbers, entry.images, entry.changed, strict=True):
         files |= {f"{number:03d}.png": _png(image), f"{number:03d}{CHANGED}": _png(changed)}
     return entry.request.id, files
 
@@ -185,10 +205,10 @@ def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _entry(files: dict[str, bytes]) -> Candidates:
     row = json.loads(files[REQUEST])
-    answered = row.pop("answered")
+    answered, early, dropped = (row.pop(name) for name in STATED)
     affine = tuple(tuple(line) for line in row["affine"])
     record = RequestRecord(**{**row, "window": Window(**row["window"]), "affine": affine})
     pictures = {name: np.array(Image.open(io.BytesIO(data))) for name, data in files.items() if name.endswith(".png")}
     changed = tuple(pictures[name] > 0 for name in sorted(pictures) if name.endswith(CHANGED))
     images = tuple(pictures[name] for name in sorted(pictures) if name != "mask.png" and not name.endswith(CHANGED))
-    return Candidates(record, pictures["mask.png"] > 0, images, changed, answered)
+    return Candidates(record, pictures["mask.png"] > 0, images, changed, answered, tuple(early), tuple(dropped))

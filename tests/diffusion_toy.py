@@ -63,9 +63,12 @@ def sampling_params(**changes: object) -> DiffusionSamplingParams:
     values: dict[str, object] = {
         "candidates": 1,
         "device": "cpu",
+        "autocast": "none",
+        "compile": "none",
         "scheduler": "ddim",
         "steps": 5,
         "guidance": 3.0,
+        "guidance_interval": (0.0, 1.0),
         "strength": 0.9,
         "lora_scale": 1.0,
         "blend": True,
@@ -74,6 +77,7 @@ def sampling_params(**changes: object) -> DiffusionSamplingParams:
         "widen_mask": True,
         "keep_grey": True,
         "even_exposure": False,
+        "prune": None,
     }
     return DiffusionSamplingParams.model_validate(values | changes)
 

@@ -37,10 +37,21 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Synthetic:
-    """The crop with its defect, and the mask of what REALLY changed, both of the request's size."""
+    """The crop with its defect, and the mask of what REALLY changed, both of the request's size.
+
+    `early` is what the sampler ranked the request's candidates by before they were finished; None where it does not.
+    """
 
     image: Picture
     changed: Mask
+    early: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A candidate that ranked low among those of its request before it was finished: no picture, only its score then."""
+
+    early: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +110,12 @@ class SampleJob:
 
 
 class Sampler(Protocol):
-    """Answers requests in order; each (request, seed) alone decides its answer.
+    """Answers requests in order; each (request, seed) alone decides its answer, and a request's seeds which are dropped.
 
     Outside the requested mask and its feather the image equals the clean crop bit for bit.
     """
 
-    def __call__(self, requests: Iterable[tuple[Request, int]]) -> Iterator[Synthetic]:  # noqa: D102
+    def __call__(self, requests: Iterable[tuple[Request, int]]) -> Iterator[Synthetic | Dropped]:  # noqa: D102
         ...
 
     def facts(self) -> dict[str, Any]:

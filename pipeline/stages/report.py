@@ -107,8 +107,9 @@ def _candidates(name: str, data: Path, fold: int, clean: Mapping[str, Path], cou
 def _side_by_side(entry: Candidates, fates: Sequence[CandidateFate], clean: Mapping[str, Path]) -> GalleryRow:
     before = read_window(read_rgb(clean[entry.request.clean]), entry.request.window)
     tiles: list[tuple[str, Picture | Mask]] = [("clean", before), ("wanted here", entry.mask)]
-    for fate in sorted(fates, key=lambda one: (one.sample is None, one.number)):
-        tiles.append((_caption(fate), entry.images[fate.number]))
+    with_picture = [fate for fate in fates if fate.number not in entry.dropped]
+    for fate in sorted(with_picture, key=lambda one: (one.sample is None, one.number)):
+        tiles.append((_caption(fate), entry.images[entry.numbers.index(fate.number)]))
     return candidates_row(f"{entry.request.defect}, {entry.request.id}", tiles)
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from pipeline.params import SelectParams
 from pipeline.records import Sample, fold_name, read_card, write_json, write_manifest
 from pipeline.references import sample_of
 from pipeline.runlog import whole_folder
-from pipeline.selection import KEPT, OUTRANKED, Guards, RealSide, open_guards, ranked, read_real, verdicts, visible
+from pipeline.selection import KEPT, OUTRANKED, RANKED_LOW, Guards, RealSide, open_guards, ranked, read_real, verdicts, visible
 from pipeline.shards import CandidateFate, Candidates, read_shard, write_fates
 from pipeline.similarity.perceptual import choose_perceptual
 from pipeline.similarity.quality import JUDGE, RealLooks, look, quality, real_looks
@@ -97,25 +98,43 @@ def _decide(entry: Candidates, shard: str, jury: Jury, folder: Path) -> list[Can
     kept = {place: f"{request.id}-{rank}" for rank, place in enumerate(ranked(found)[: jury.params.keep_per_request])}
     for place, name in kept.items():
         _write(entry, place, photo, folder, name)
-    return [
-        CandidateFate(
-            request=request.id,
-            number=number,
-            shard=shard,
-            defect=request.defect,
-            clean=request.clean,
-            reference=request.reference,
+    judged = {
+        number: CandidateFate(
+            **_origin(entry, number, shard),
             score=round(verdict.score, 6),
             changed_share=round(verdict.changed_share, 6),
             label_iou=round(verdict.label_iou, 6),
             nearest_reference=verdict.nearest_reference,
             reference_distance=None if verdict.reference_distance is None else round(verdict.reference_distance, 6),
-            quality=round(float(likeness[number]), 6),
-            fate=verdict.fault or (KEPT if number in kept else OUTRANKED),
-            sample=kept.get(number),
+            quality=round(float(likeness[place]), 6),
+            fate=verdict.fault or (KEPT if place in kept else OUTRANKED),
+            sample=kept.get(place),
         )
-        for number, verdict in enumerate(found)
-    ]
+        for place, (number, verdict) in enumerate(zip(entry.numbers, found, strict=True))
+    }
+    return [judged.get(number) or _dropped(entry, number, shard) for number in range(entry.drawn)]
+
+
+def _origin(entry: Candidates, number: int, shard: str) -> dict[str, Any]:
+    """What a fate says of a candidate before anyone looks at it."""
+    request = entry.request
+    return {
+        "request": request.id,
+        "number": number,
+        "shard": shard,
+        "defect": request.defect,
+        "clean": request.clean,
+        "reference": request.reference,
+        "early": round(entry.early[number], 6) if entry.early else None,
+    }
+
+
+def _dropped(entry: Candidates, number: int, shard: str) -> CandidateFate:
+    """The fate of a candidate that the sampler did not finish."""
+    unseen = dict.fromkeys(
+        ("score", "changed_share", "label_iou", "nearest_reference", "reference_distance", "quality", "sample")
+    )
+    return CandidateFate(**_origin(entry, number, shard), **unseen, fate=RANKED_LOW)
 
 
 def _write(entry: Candidates, place: int, photo: Picture, folder: Path, name: str) -> None:
@@ -163,5 +182,7 @@ def _facts(jury: Jury, fates: Sequence[CandidateFate]) -> dict[str, object]:
     }
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {f"q{round(100 * q)}": round(float(np.quantile(values, q)), 4) for q in (0.05, 0.5, 0.95)} if values else {}
+def _spread(values: list[float | None]) -> dict[str, float]:
+    """Quantiles of what is known."""
+    known = [value for value in values if value is not None]
+    return {f"q{round(100 * q)}": round(float(np.quantile(known, q)), 4) for q in (0.05, 0.5, 0.95)} if known else {}

@@ -26,7 +26,7 @@ from pipeline.generators.defectfill.sample import DefectFillSampler
 from pipeline.generators.protocol import FitJob, SampleJob, Synthetic
 from pipeline.images import Mask, Picture, read_mask, read_rgb
 from pipeline.masks.crops import paint_mask, read_mask_window, read_window, resize_picture, window_around
-from pipeline.params import DefectFillParams, SynthesizeParams
+from pipeline.params import DefectFillParams, DiffusionSamplingParams, SynthesizeParams
 from pipeline.records import Sample, good_samples, read_manifest
 from pipeline.references import Reference, instances, read_references
 from pipeline.scenes import Factory, Placed
@@ -80,10 +80,14 @@ class Bench:
         return read_references(self.train, self.samples)
 
 
-def held_back(prepared: Path, fold: int) -> list[Reference]:
+SPARE = (("train", "unused"), ("val", "val"))
+"""Folders and splits of real defects that are neither references nor test."""
+
+
+def held_back(prepared: Path, fold: int, splits: Sequence[tuple[str, str]] = SPARE) -> list[Reference]:
     """Single defects of parts that are neither references nor test."""
     found: list[Reference] = []
-    for folder, split in (("train", "unused"), ("val", "val")):
+    for folder, split in splits:
         for sample in read_manifest(prepared / folder, fold):
             if sample.split == split and sample.defect is not None and sample.mask is not None:
                 image, mask = read_rgb(prepared / folder / sample.image), read_mask(prepared / folder / sample.mask)
@@ -121,13 +125,24 @@ def fitted(bench: Bench, params: DefectFillParams, out: Path) -> Path:
     return out
 
 
+def open_sampler(bench: Bench, concept: Path, params: SynthesizeParams, changes: Mapping[str, Any]) -> DefectFillSampler:
+    """The concept's sampler with some of its settings changed."""
+    good = [read_rgb(bench.train / s.image) for s in good_samples(bench.samples) if s.split == "train"][:32]
+    sampling = DiffusionSamplingParams.model_validate(params.defectfill.model_dump() | dict(changes))
+    return DefectFillSampler(concept, SampleJob(sampling, bench.base, good, params.feather_px, params.micro_batch, bench.fold))
+
+
+def candidates(sampler: DefectFillSampler, placed: Sequence[Placed], count: int = 1) -> list[Synthetic]:
+    """So many candidates of each request, as the stage `synthesize` draws them; none may be dropped."""
+    asked = ((p.request, derive_seed("candidate", p.request.id, number)) for p in placed for number in range(count))
+    made = [answer for answer in sampler(asked) if isinstance(answer, Synthetic)]
+    assert len(made) == count * len(placed), "the sampler dropped candidates"
+    return made
+
+
 def paint(bench: Bench, concept: Path, params: SynthesizeParams, placed: Sequence[Placed], scale: float) -> list[Synthetic]:
     """One candidate a request, with the adapter at a scale; at 0 the token rows stay."""
-    good = [read_rgb(bench.train / s.image) for s in good_samples(bench.samples) if s.split == "train"][:32]
-    sampling = params.defectfill.model_copy(update={"lora_scale": scale})
-    job = SampleJob(sampling, bench.base, good, params.feather_px, params.micro_batch, bench.fold)
-    sampler = DefectFillSampler(concept, job)
-    return list(sampler((p.request, derive_seed("candidate", p.request.id, 0)) for p in placed))
+    return candidates(open_sampler(bench, concept, params, {"lora_scale": scale}), placed)
 
 
 def vectors(bench: Bench, pictures: Sequence[Picture], masks: Sequence[Mask]) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionInpaintPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionInpaintPipeline, UniPCMultistepScheduler
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
@@ -83,8 +83,9 @@ def stock(base: Path, concept: Path, **arguments: object) -> np.ndarray:
     for token in card["tokens"].values():
         pipe.load_textual_inversion(str(concept / "tokens" / f"{token.strip('<>')}.safetensors"), token=token)
     pipe.load_lora_weights(str(concept))
-    if arguments.pop("scheduler", "ddim") == "dpm":
-        pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    solver = {"dpm": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}.get(arguments.pop("scheduler", "ddim"))
+    if solver is not None:
+        pipe.scheduler = solver.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     wanted = request()
     result = pipe(
@@ -99,7 +100,8 @@ def stock(base: Path, concept: Path, **arguments: object) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "strength", "guidance"), [("ddim", 1.0, 3.0), ("ddim", 0.7, 1.0), ("dpm", 1.0, 3.0), ("dpm", 0.7, 7.5)]
+    ("scheduler", "strength", "guidance"),
+    [("ddim", 1.0, 3.0), ("ddim", 0.7, 1.0), ("dpm", 1.0, 3.0), ("dpm", 0.7, 7.5), ("unipc", 0.7, 3.0)],
 )
 def test_the_stock_pipeline_paints_the_same_picture(concept: Path, scheduler: str, strength: float, guidance: float):
     theirs = stock(EMBEDDED, concept, scheduler=scheduler, strength=strength, guidance_scale=guidance).astype(int)

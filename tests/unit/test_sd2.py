@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from pipeline.diffusion.components import load_pipeline, prompt_ids
 from pipeline.diffusion.latents import training_target
 from pipeline.diffusion.pretrain import save_pipeline
-from pipeline.generators.defectfill import sample as sample_module
+from pipeline.generators.defectfill import painting as painting_module
 from pipeline.generators.defectfill.attention import AttentionRecorder
 from pipeline.generators.defectfill.fit import fit
 from pipeline.generators.defectfill.sample import DefectFillSampler
@@ -87,8 +87,8 @@ def test_a_request_is_painted_at_the_pipelines_own_size(
     base: Path, concept: Path, scheduler: str, strength: float, monkeypatch: pytest.MonkeyPatch
 ):
     sides = set()
-    real = sample_module.to_tensor
-    monkeypatch.setattr(sample_module, "to_tensor", lambda pictures: sides.add(pictures.shape[1:3]) or real(pictures))
+    real = painting_module.to_tensor
+    monkeypatch.setattr(painting_module, "to_tensor", lambda pictures: sides.add(pictures.shape[1:3]) or real(pictures))
     rng = np.random.default_rng(0)
     clean = rng.integers(90, 160, (100, 100, 3)).astype(np.uint8)
     mask = np.zeros((100, 100), bool)

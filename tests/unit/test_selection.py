@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pipeline.answering import Draws, Judge, answer
-from pipeline.generators.protocol import Request, Synthetic
+from pipeline.generators.protocol import Dropped, Request, Synthetic
 from pipeline.images import Picture, read_mask, write_png
 from pipeline.masks.crops import Window
 from pipeline.params import SelectParams
@@ -26,6 +26,7 @@ from pipeline.selection import (
     ARTEFACT,
     KEPT,
     OUTRANKED,
+    RANKED_LOW,
     REMEMBERED,
     TOO_LITTLE,
     Guards,
@@ -343,6 +344,21 @@ def test_requests_are_taken_as_the_sampler_asks_for_them():
     assert [one.entry.request.id for one in answers] == ["b", "c"]
 
 
+def test_dropped_candidates_of_every_draw_keep_their_place():
+    class Dropping(Counting):
+        """Answers every second question without a picture."""
+
+        def __call__(self, requests: Iterable[tuple[Request, int]]) -> Iterator[Synthetic | Dropped]:
+            for number, one in enumerate(super().__call__(requests)):
+                yield Dropped(float(number)) if number % 2 == 0 else replace(one, early=float(number))
+
+    ((entry, found),) = ((one.entry, one.verdicts) for one in answer(Dropping(), placed("hard"), Draws(3, 1, said(TOO_LITTLE))))
+    assert len(found) == len(entry.images)
+    assert entry.drawn == 6 and entry.dropped == (0, 2, 3, 5) and entry.numbers == [1, 4]
+    assert entry.early == (0.0, 1.0, 2.0, 0.0, 1.0, 2.0)
+    assert [int(image[0, 0, 0]) for image in entry.images] == [2, 5]
+
+
 @pytest.mark.parametrize("redraws", [0, 1, 3])
 def test_drawing_again_ends_at_its_bound_and_keeps_every_draw(redraws: int):
     sampler = Counting()
@@ -426,6 +442,28 @@ def test_what_pastes_references_by_design_is_not_refused_for_it(stage: Path):
     assert REMEMBERED not in counts and counts[KEPT] == 1
     assert all(fate.nearest_reference is None for fate in read_fates(out / "fold-0"))
     assert json.loads((out / "fold-0" / "card.json").read_text())["remembered_below"] is None
+
+
+def test_a_candidate_that_was_not_finished_is_recorded_with_its_early_score(stage: Path):
+    """Of the five the second and the third got no picture; the others keep their numbers and fates."""
+    for shard in (stage / "candidates" / "defectfill" / "fold-0").glob("*.tar"):
+        (entry,) = read_shard(shard)
+        keep = [0, 3, 4]
+        shown = [tuple(pictures[place] for place in keep) for pictures in (entry.images, entry.changed)]
+        write_shard(shard, [replace(entry, images=shown[0], changed=shown[1], early=(0.5, 0.2, 0.1, 0.3, 0.4), dropped=(1, 2))])
+    out = stage / "selected" / "defectfill"
+    select_candidates(select_params(), stage, "defectfill", out)
+    fates = read_fates(out / "fold-0")
+    assert [(fate.number, fate.fate, fate.early) for fate in fates] == [
+        (0, REMEMBERED, 0.5),
+        (1, RANKED_LOW, 0.2),
+        (2, RANKED_LOW, 0.1),
+        (3, OUTRANKED, 0.3),
+        (4, KEPT, 0.4),
+    ]
+    assert fates[1].score is None and fates[1].quality is None and fates[1].sample is None
+    card = json.loads((out / "fold-0" / "card.json").read_text())
+    assert card["rejected"][RANKED_LOW] == 2 and card["requests_by_candidates"] == {"5": 1}
 
 
 def test_the_same_candidates_give_the_same_bytes(stage: Path):

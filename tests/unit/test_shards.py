@@ -1,3 +1,6 @@
+import tarfile
+from dataclasses import replace
+
 import numpy as np
 
 from pipeline.masks.crops import Window
@@ -47,3 +50,25 @@ def test_joined_candidates_stay_in_the_order_they_were_drawn(tmp_path):
     (read,) = read_shard(tmp_path / "a.tar")
     wanted = second.images + first.images
     assert len(read.images) == 6 and all((a == b).all() for a, b in zip(wanted, read.images, strict=True))
+
+
+def test_candidates_without_a_picture_keep_their_number_and_early_score(tmp_path):
+    """Three are drawn twice; the second of the first draw and the first of the second one were dropped."""
+    whole, _ = entries()
+    first = replace(whole, images=whole.images[:2], changed=whole.changed[:2], early=(0.5, 0.1, 0.4), dropped=(1,))
+    second = replace(whole, images=whole.images[1:], changed=whole.changed[1:], early=(0.2, 0.6, 0.7), dropped=(0,))
+    write_shard(tmp_path / "a.tar", [first.joined(second)])
+    (read,) = read_shard(tmp_path / "a.tar")
+    assert read.drawn == 6 and read.numbers == [0, 2, 4, 5] and read.dropped == (1, 3)
+    assert read.early == (0.5, 0.1, 0.4, 0.2, 0.6, 0.7)
+    wanted = [whole.images[place] for place in (0, 1, 1, 2)]
+    assert all((a == b).all() for a, b in zip(wanted, read.images, strict=True))
+    assert read.drawn == 6 and read.answered
+    with tarfile.open(tmp_path / "a.tar") as shard:
+        names = [name.rsplit("/", 1)[1] for name in shard.getnames()]
+    assert [name for name in names if name[:3].isdigit() and "changed" not in name] == [
+        "000.png",
+        "002.png",
+        "004.png",
+        "005.png",
+    ]

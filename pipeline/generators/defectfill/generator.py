@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.generators.defectfill.concept import CARD
 from pipeline.generators.defectfill.fit import fit
 from pipeline.generators.defectfill.sample import DefectFillSampler
-from pipeline.generators.protocol import FitJob, Request, SampleJob, Sampler, Synthetic
+from pipeline.generators.protocol import Dropped, FitJob, Request, SampleJob, Sampler, Synthetic
 
 
 class DefectFill:
@@ -42,7 +42,7 @@ class PerTypeSampler:
         self._sampler: DefectFillSampler | None = None
         self._facts: dict[str, dict[str, Any]] = {}
 
-    def __call__(self, requests: Iterable[tuple[Request, int]]) -> Iterator[Synthetic]:
+    def __call__(self, requests: Iterable[tuple[Request, int]]) -> Iterator[Synthetic | Dropped]:
         """Paint in order."""
         for defect, group in groupby(requests, key=lambda asked: asked[0].defect):
             yield from self._of(defect)(group)

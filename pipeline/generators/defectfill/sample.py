@@ -1,37 +1,26 @@
-"""Sampling from a concept: micro-batches of fixed size, the result composited into the clean crop.
+"""Sampling from a concept: what the network paints, composited into the clean crop.
 
-Every departure from diffusers' `StableDiffusionInpaintPipeline` is an option; docs/concepts.md lists them. Text is encoded once.
+Every departure from diffusers' `StableDiffusionInpaintPipeline` is an option; docs/concepts.md lists them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.diffusion.components import load_pipeline, prompt_ids
-from pipeline.diffusion.denoise import Conditions, Trajectory, inpaint
-from pipeline.diffusion.exposure import exposed, exposure_gain
-from pipeline.diffusion.latents import (
-    decode,
-    encode,
-    encode_drawn,
-    latent_mask,
-    mask_tensor,
-    masked_background,
-    to_tensor,
-)
 from pipeline.diffusion.photos import random_boxes_mask, random_crops
 from pipeline.generators.defectfill.concept import CARD, LORA_NAME, ConceptError, load_concept
-from pipeline.generators.protocol import Request, SampleJob, Synthetic
+from pipeline.generators.defectfill.painting import Painted, Painter, settle
+from pipeline.generators.protocol import Dropped, Request, SampleJob, Synthetic
 from pipeline.images import Mask
 from pipeline.masks.composite import apply_change, change_size, changed_region
 from pipeline.masks.crops import paint_mask, resize_mask, resize_picture
@@ -66,24 +55,29 @@ class DefectFillSampler:
         self._pipe.text_encoder.eval()
         self._side = self._pipe.unet.config["sample_size"] * self._pipe.vae_scale_factor
         self._texts = {defect: self._text(prompt) for defect, prompt in prompts.items()}
-        self._empty = self._text("")
+        self._painter = Painter(self._pipe, self._params, job.micro_batch, self._text(""))
         plain = json.loads((fitted / CARD).read_text(encoding="utf-8"))["plain_prompt"]
         self._thresholds = self._change_without_concept(plain)
+        settle(self._pipe, self._params)
 
-    def __call__(self, requests: Iterable[tuple[Request, int]]) -> Iterator[Synthetic]:
-        """Paint in order, `micro_batch` crops at a time.
+    def __call__(self, requests: Iterable[tuple[Request, int]]) -> Iterator[Synthetic | Dropped]:
+        """Paint in order, all candidates of `micro_batch` requests at a time; a request's own stand together.
 
         Raises:
             ConceptError: If a request is for a type the concept does not have.
         """
-        waiting = iter(requests)
-        while group := list(islice(waiting, self._job.micro_batch)):
-            pictures = np.stack([resize_picture(request.clean, self._side) for request, _ in group])
-            masks = np.stack([_painted(request.mask, self._side, self._params.widen_mask) for request, _ in group])
-            texts = torch.cat([self._text_of(request.defect) for request, _ in group])
-            changes = self._changes(pictures, masks, texts, [seed for _, seed in group])
-            for (request, _), change in zip(group, changes, strict=True):
-                yield self._compose(request, change)
+        waiting = _by_request(requests)
+        while window := list(islice(waiting, self._job.micro_batch)):
+            asked = [request for request, _ in window]
+            canvases = self._painter.canvases(
+                np.stack([resize_picture(request.clean, self._side) for request in asked]),
+                np.stack([_painted(request.mask, self._side, self._params.widen_mask) for request in asked]),
+                torch.cat([self._text_of(request.defect) for request in asked]),
+            )
+            rows = [row for row, (_, seeds) in enumerate(window) for _ in seeds]
+            painted = self._painter.paint(canvases, rows, [seed for _, seeds in window for seed in seeds])
+            for row, one in zip(rows, painted, strict=True):
+                yield self._compose(asked[row], one)
 
     def facts(self) -> dict[str, Any]:
         """Settings and the measured thresholds, in grey levels."""
@@ -95,8 +89,11 @@ class DefectFillSampler:
             "sampling": self._params.model_dump(mode="json"),
         }
 
-    def _compose(self, request: Request, change: NDArray[np.float32]) -> Synthetic:
-        side = len(request.clean)
+    def _compose(self, request: Request, painted: Painted) -> Synthetic | Dropped:
+        if painted.change is None:
+            assert painted.early is not None, "only a low early rank leaves a candidate without a picture"
+            return Dropped(painted.early)
+        change, side = painted.change, len(request.clean)
         if side != self._side:
             change = cv2.resize(change, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32, copy=False)
         if self._params.keep_grey and (request.clean == request.clean[..., :1]).all():
@@ -106,7 +103,7 @@ class DefectFillSampler:
             image = apply_change(request.clean, change, np.ones_like(request.mask), 0)
         else:
             image = apply_change(request.clean, change, request.mask, self._job.feather_px)
-        return Synthetic(image, changed_region(image, request.clean, *self._thresholds))
+        return Synthetic(image, changed_region(image, request.clean, *self._thresholds), painted.early)
 
     def _text_of(self, defect: str) -> Tensor:
         if defect not in self._texts:
@@ -122,43 +119,6 @@ class DefectFillSampler:
         spelled = str(self._pipe.maybe_convert_prompt(prompt, self._pipe.tokenizer))
         return self._pipe.text_encoder(prompt_ids(self._pipe.tokenizer, [spelled]).to(self._device)).last_hidden_state
 
-    @torch.inference_mode()
-    def _changes(
-        self, pictures: NDArray[np.uint8], masks: NDArray[np.bool_], texts: Tensor, seeds: list[int]
-    ) -> NDArray[np.float32]:
-        """(B, S, S, 3) grey levels between what the model painted and the clean crop.
-
-        With `composite: change` the clean crop is taken as the VAE gives it back: that leaves the VAE's own blur out, so the
-        texture below the defect stays sharp.
-        """
-        count = len(pictures)
-        # The last row again, up to the fixed micro-batch.
-        rows = np.minimum(np.arange(self._job.micro_batch), count - 1)
-        images, mask = to_tensor(pictures[rows]).to(self._device), mask_tensor(masks[rows]).to(self._device)
-        wanted, vae = self._params, self._pipe.vae
-        gain = exposure_gain(images, mask) if wanted.even_exposure else torch.ones(len(images), 1, 1, 1, device=self._device)
-        images = exposed(images, gain)
-        given, noise = self._conditions(images, mask, texts[rows], [seeds[row] for row in rows])
-        path = Trajectory(wanted.scheduler, wanted.steps, wanted.guidance, wanted.strength, wanted.blend)
-        painted = decode(vae, inpaint(self._pipe.unet, self._pipe.scheduler, given, noise, path))
-        before = decode(vae, given.clean) if wanted.composite == "change" else images
-        change = ((painted - before) / gain)[:count] * 127.5
-        return np.ascontiguousarray(change.permute(0, 2, 3, 1).cpu().numpy())
-
-    def _conditions(self, images: Tensor, mask: Tensor, texts: Tensor, seeds: list[int]) -> tuple[Conditions, Tensor]:
-        """Conditions and noise of a micro-batch.
-
-        Everything random of a row comes from the CPU generator of its seed, in the order in which the stock pipeline draws:
-        clean latent (where the sampling starts from it), noise, background; the latents are means unless `posterior` is `drawn`.
-        """
-        vae, drawn = self._pipe.vae, self._params.posterior == "drawn"
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        clean = encode_drawn(vae, images, generators) if drawn and self._params.strength < 1.0 else encode(vae, images)
-        noise = torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators]).to(self._device)
-        background = encode_drawn(vae, images * (1.0 - mask), generators) if drawn else masked_background(vae, images, mask)
-        empty = self._empty.expand(len(images), -1, -1)
-        return Conditions(clean, latent_mask(mask, clean), background, texts, empty), noise
-
     def _change_without_concept(self, plain_prompt: str) -> tuple[float, float]:
         """`SURE` and `POSSIBLE` quantile, inside masks, of what the base alone changes on good crops, in smoothed grey levels."""
         rng = np.random.default_rng(derive_seed(self._job.seed, "calibration"))
@@ -170,11 +130,20 @@ class DefectFillSampler:
             pictures = random_crops(list(self._job.good), self._job.micro_batch, self._side, limits, rng)
             masks = random_boxes_mask(len(pictures), self._side, CALIBRATION_BOXES, rng)
             seeds = [derive_seed(self._job.seed, "calibration", number, row) for row in range(len(pictures))]
-            changes = self._changes(pictures, masks, text, seeds)
+            found = self._painter.paint(self._painter.canvases(pictures, masks, text), range(len(pictures)), seeds)
+            # One candidate a crop, so that none is dropped.
+            changes = [painted.change for painted in found if painted.change is not None]
             sizes += [change_size(change, np.zeros_like(change))[mask] for change, mask in zip(changes, masks, strict=True)]
         self._pipe.enable_lora()
         found = np.concatenate(sizes)
         return float(np.quantile(found, SURE)), float(np.quantile(found, POSSIBLE))
+
+
+def _by_request(asked: Iterable[tuple[Request, int]]) -> Iterator[tuple[Request, list[int]]]:
+    """Neighbours that share a request, with all their seeds."""
+    for _, group in groupby(asked, key=lambda one: one[0].id):
+        same = list(group)
+        yield same[0][0], [seed for _, seed in same]
 
 
 def _painted(mask: Mask, side: int, widen: bool) -> Mask:

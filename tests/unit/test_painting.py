@@ -1,0 +1,192 @@
+"""The batched sampler: encoded once a request, the same bytes in any company, early pruning, fused LoRA, large crops."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
+from pydantic import ValidationError
+
+from pipeline.generators.defectfill import sample as sample_module
+from pipeline.generators.defectfill.fit import fit
+from pipeline.generators.defectfill.painting import most_different, settle
+from pipeline.generators.defectfill.sample import DefectFillSampler
+from pipeline.generators.protocol import Dropped, FitJob, Request, SampleJob, Synthetic
+from tests.diffusion_toy import SIDE, fit_params, references, sampling_params, write_base
+from tests.unit.test_concept_interop import LORA, shaken
+
+PRUNED = {"candidates": 4, "prune": {"after": 0.5, "keep": 2}}
+Answers = list[Synthetic | Dropped]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def concept(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("concept")
+    (folder / "work").mkdir()
+    fit(FitJob(fit_params(steps=2), references(), base, folder / "work", seed=0), folder / "fitted")
+    shaken(folder / "fitted" / LORA, 0.1)
+    return folder / "fitted"
+
+
+def request(number: int, side: int = SIDE) -> Request:
+    clean = np.random.default_rng(number).integers(90, 160, (side, side, 3)).astype(np.uint8)
+    mask = np.zeros((side, side), bool)
+    mask[side // 4 : side // 2, side // 4 + number : side // 2 + number] = True
+    return Request(f"r{number}", ("hole", "long scratch")[number % 2], clean, mask, "hole-0", np.eye(2, 3))
+
+
+Opening = Callable[..., DefectFillSampler]
+
+
+@pytest.fixture(scope="module")
+def fresh(base: Path, concept: Path) -> Opening:
+    """Opens a sampler with some settings changed."""
+
+    def opened(**changes: object) -> DefectFillSampler:
+        good = [np.random.default_rng(0).integers(90, 160, (80, 90, 3)).astype(np.uint8)]
+        wanted = sampling_params(**({"steps": 4} | changes))
+        return DefectFillSampler(concept, SampleJob(wanted, base, good, feather_px=2, micro_batch=4, seed=0))
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def sampler(fresh: Opening) -> Opening:
+    """The same, each only once: opening one measures a threshold."""
+    known: dict[str, DefectFillSampler] = {}
+    return lambda **changes: known.get(str(changes)) or known.setdefault(str(changes), fresh(**changes))
+
+
+def asked(numbers: Sequence[int], candidates: int = 4) -> list[tuple[Request, int]]:
+    return [(request(number), 100 * number + seed) for number in numbers for seed in range(candidates)]
+
+
+def contents(answers: Answers) -> list[object]:
+    return [one.early if isinstance(one, Dropped) else (one.image.tobytes(), one.changed.tobytes(), one.early) for one in answers]
+
+
+@pytest.mark.parametrize("changes", [{}, PRUNED, PRUNED | {"scheduler": "unipc"}], ids=str)
+def test_a_request_gets_the_same_bytes_in_any_order_and_any_company(sampler: Opening, changes: dict[str, object]):
+    painter = sampler(**changes)
+    together = contents(list(painter(asked(range(5)))))
+    backwards = contents(list(painter(asked(range(5)[::-1]))))
+    alone = [content for number in (0, 3) for content in contents(list(painter(asked([number]))))]
+    assert [*together[:4], *together[12:16]] == alone
+    assert [together[4 * n : 4 * n + 4] for n in range(5)] == [backwards[4 * n : 4 * n + 4] for n in range(5)][::-1]
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm", "unipc"])
+def test_who_goes_on_is_painted_as_without_pruning_and_is_the_most_different_early(sampler: Opening, scheduler: str):
+    whole = list(sampler(scheduler=scheduler)(asked(range(3))))
+    pruned = list(sampler(scheduler=scheduler, **PRUNED)(asked(range(3))))
+    assert len(pruned) == 12
+    for at in range(0, 12, 4):
+        group = pruned[at : at + 4]
+        early = [one.early for one in group]
+        kept = [place for place, one in enumerate(group) if isinstance(one, Synthetic)]
+        assert set(kept) == set(np.argsort(early)[-2:]) and len(set(early)) == 4
+        for place in kept:
+            assert (group[place].image == whole[at + place].image).all() and whole[at + place].early is None
+
+
+def test_of_equally_different_candidates_the_first_go_on():
+    assert most_different([0, 0, 0, 1, 1], [1.0, 2.0, 1.0, 5.0, 5.0], keep=2) == [0, 1, 3, 4]
+    assert most_different([0, 0, 0, 1, 1], [1.0, 1.0, 3.0, 5.0, 5.0], keep=1) == [2, 3]
+
+
+@pytest.mark.parametrize(("posterior", "encodes", "decodes"), [("mean", 2, 4), ("drawn", 8, 7)])
+def test_a_request_is_encoded_once_and_its_before_decoded_once(
+    sampler: Opening, monkeypatch: pytest.MonkeyPatch, posterior: str, encodes: int, decodes: int
+):
+    """Three requests with four candidates each: one window, three micro-batches; what is drawn is every candidate's own."""
+    painter = sampler(posterior=posterior)
+    calls = {"encode": 0, "decode": 0}
+    vae = painter._pipe.vae
+    for name in calls:
+        real = getattr(vae, name)
+
+        def spy(*arguments: object, name: str = name, real: object = real) -> object:
+            calls[name] += 1
+            return real(*arguments)
+
+        monkeypatch.setattr(vae, name, spy)
+    list(painter(asked(range(3))))
+    assert calls == {"encode": encodes, "decode": decodes}
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_the_fused_lora_paints_what_the_adapter_paints(
+    fresh: Opening, sampler: Opening, scale: float, monkeypatch: pytest.MonkeyPatch
+):
+    fused, none = sampler(lora_scale=scale), sampler(lora_scale=0.0)
+    monkeypatch.setattr(sample_module, "settle", lambda pipe, params: None)
+    adapter = fresh(lora_scale=scale)
+    assert not hasattr(fused._pipe.unet, "peft_config") and hasattr(adapter._pipe.unet, "peft_config")
+    assert fused.facts() == adapter.facts(), "the threshold is measured without the concept, before it is fused"
+    first, second, base_alone = (np.stack([one.image for one in s(asked([1]))]).astype(int) for s in (fused, adapter, none))
+    assert np.abs(first - second).max() <= 1 and np.abs(first - base_alone).max() > 3
+
+
+def test_attention_is_fused_with_an_adapter_and_without(fresh: Opening, sampler: Opening, monkeypatch: pytest.MonkeyPatch):
+    fused = sampler()
+    monkeypatch.setattr(sample_module, "settle", lambda pipe, params: None)
+    for painter in (fused, fresh()):
+        processors = painter._pipe.unet.attn_processors.values()
+        assert processors and {type(processor) for processor in processors} == {AttnProcessor2_0}
+        convolutions = [w for w in painter._pipe.unet.parameters() if w.dim() == 4 and min(w.shape[1:]) > 1]
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
+
+
+def test_bfloat16_paints_nearly_the_same(sampler: Opening):
+    exact, lower = (sampler(autocast=kind) for kind in ("none", "bf16"))
+    assert {weight.dtype for weight in lower._pipe.unet.parameters()} == {torch.bfloat16}
+    first, second = (np.stack([one.image for one in s(asked([1]))]).astype(int) for s in (exact, lower))
+    assert 0 < np.abs(first - second).mean() < 2
+
+
+def test_regional_compilation_takes_every_attention_block(fresh: Opening):
+    """Marked only: the compiler itself needs a GPU here."""
+    painter = fresh()
+    settle(painter._pipe, sampling_params().model_copy(update={"compile": "regional"}))
+    blocks = [m for m in painter._pipe.unet.modules() if type(m).__name__ == "BasicTransformerBlock"]
+    assert blocks and all(block._compiled_call_impl is not None for block in blocks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compile": "regional"}, "compile: regional needs device: cuda, not cpu"),
+        ({"candidates": 2, "prune": {"after": 0.5, "keep": 2}}, r"prune\.keep is 2 of 2 candidates"),
+        ({"guidance_interval": (0.6, 0.4)}, "guidance_interval must rise"),
+        ({"guidance_interval": (0.0, 1.2)}, "less than or equal to 1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict[str, object], message: str):
+    with pytest.raises(ValidationError, match=message):
+        sampling_params(**changes)
+
+
+@pytest.mark.parametrize("side", [24, SIDE, 3 * SIDE, 8 * SIDE])
+def test_texture_below_a_change_stays_sharp_at_every_size(sampler: Opening, side: int):
+    """Design, section 5: what is painted on a shrunken crop is scaled back as a change; the grain of the photo is not."""
+    wanted = request(0, side)
+    grain = np.random.default_rng(1).integers(0, 2, (side, side, 1)) * 40 + 100
+    wanted = replace(wanted, clean=np.repeat(grain, 3, axis=2).astype(np.uint8))
+    made = next(iter(sampler()([(wanted, 1)])))
+    assert isinstance(made, Synthetic) and made.image.shape == wanted.clean.shape
+    change = (made.image.astype(float) - wanted.clean)[..., 0]
+    outside = ~np.pad(wanted.mask, 3).astype(bool)[3:-3, 3:-3]
+    far = outside & (np.indices(outside.shape).min(axis=0) > side * 0.6)
+    assert (change[far] == 0).all()
+    assert np.abs(change[wanted.mask]).max() > 0
+    if side > 2 * SIDE:
+        inside = change[side // 4 + 2 : side // 2 - 2, side // 4 + 2 : side // 2 - 2]
+        assert np.abs(np.diff(inside, axis=1)).mean() < 8, "the grain itself jumps by 20 from pixel to pixel on average"
