@@ -18,7 +18,7 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 CONFIGURE = python -m pipeline configure --profile $(PROFILE) \
 	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid)
 
-.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept concept-gallery lock
+.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept concept-gallery placement-gallery lock
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -72,6 +72,9 @@ bench-concept: setup  ## What learning a concept costs, on real tiles; DATA=fold
 
 concept-gallery: setup  ## References, requests and painted defects of every type, into docs/concept/; DATA=folder LAYOUT=name.
 	python -m tests.bench.concept_gallery --data '$(DATA)' --layout '$(LAYOUT)'
+
+placement-gallery: setup  ## Where defects are asked for on good photos, into docs/placement/; DATA=folder LAYOUT=name.
+	python -m tests.bench.placement_gallery --data '$(DATA)' --layout '$(LAYOUT)'
 
 lock: setup  ## Write requirements.lock anew after a change of pyproject.toml; versions stay unless they must move.
 	uv pip compile pyproject.toml --quiet --all-extras --universal --generate-hashes --output-file requirements.lock

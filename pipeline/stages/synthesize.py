@@ -1,97 +1,32 @@
-"""Stage synthesize: warped reference masks on good photos, N candidate crops each, in shards; drawn again where none will do."""
+"""Stage synthesize: scenes of defects on good photos, N candidates for each crop, in shards; drawn again where none will do."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
-import yaml
 
 from pipeline.diffusion.components import load_vae
 from pipeline.generators import GENERATORS
-from pipeline.generators.protocol import Request, SampleJob, Sampler
-from pipeline.images import Mask, Picture, read_rgb
-from pipeline.masks.crops import read_mask_window, read_window, window_around
-from pipeline.masks.placement import WarpLimits, place
-from pipeline.params import ParamsError, SelectParams, SynthesizeParams
-from pipeline.records import Sample, fold_name, read_card, write_json
-from pipeline.references import Reference
+from pipeline.generators.protocol import SampleJob, Sampler
+from pipeline.images import read_rgb
+from pipeline.masks.crops import read_window
+from pipeline.params import SelectParams, SynthesizeParams
+from pipeline.records import fold_name, read_card, write_json
 from pipeline.runlog import resumable_output
+from pipeline.scenes import Placed, Planner, Wanted, open_planner, read_targets
 from pipeline.seeds import derive_seed
 from pipeline.selection import Guards, RealSide, open_guards, read_real, verdicts, visible
-from pipeline.shards import Candidates, RequestRecord, read_answers, write_shard
+from pipeline.shards import Answers, Candidates, read_answers, write_shard
 from pipeline.similarity.perceptual import choose_perceptual
 from pipeline.training import progress
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A request, how it is kept, and the full-size mask it came from."""
-
-    request: Request
-    record: RequestRecord
-
-
-@dataclass(frozen=True)
-class Factory:
-    """What requests of one fold are made from.
-
-    Attributes:
-        fold: Fold and seed.
-        references: Train references by type, sorted.
-        good: Good train samples defects are put on.
-        root: Folder of the train manifest.
-        params: Sizes and warps.
-    """
-
-    fold: int
-    references: Mapping[str, Sequence[Reference]]
-    good: Sequence[Sample]
-    root: Path
-    params: SynthesizeParams
-
-    def make(self, defect: str, number: int) -> Placed:
-        """Request `number` of a type: everything in it follows from fold, type and number alone."""
-        params = self.params
-        request_id = f"{fold_name(self.fold)}-{defect}-{number:05d}"
-        rng = np.random.default_rng(derive_seed("request", request_id))
-        choices = self.references[defect]
-        reference, clean = choices[int(rng.integers(len(choices)))], self.good[int(rng.integers(len(self.good)))]
-        photo: Picture = read_rgb(self.root / clean.image)
-        warp = params.warp
-        limits = WarpLimits(warp.rotate_deg, warp.scale, warp.flip, warp.jitter)
-        mask: Mask
-        mask, affine = place(reference.mask, photo.shape[:2], limits, rng)
-        window = window_around(mask, rng.uniform(*params.crop_scale), params.min_crop_px)
-        affine = affine - np.array([[0, 0, window.x0], [0, 0, window.y0]])
-        request = Request(request_id, defect, read_window(photo, window), read_mask_window(mask, window), reference.id, affine)
-        rows = tuple(tuple(row) for row in affine.tolist())
-        return Placed(request, RequestRecord(request_id, defect, clean.id, reference.id, window, rows))
-
-
-def read_targets(path: Path, defects: Sequence[str]) -> dict[str, int]:
-    """How many requests each type gets, from `data/targets.yaml`.
-
-    Raises:
-        ParamsError: For a type the data set does not have, or a count that is not a whole number of at least 0.
-    """
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    types = document.get("types") or {}
-    unknown = sorted(set(types) - set(defects))
-    if unknown:
-        raise ParamsError(f"{path}: unknown defect types {unknown}; the data set has {sorted(defects)}")
-    targets = {defect: types.get(defect, document["default"]) for defect in defects}
-    wrong = {d: n for d, n in targets.items() if not isinstance(n, int) or n < 0}
-    if wrong:
-        raise ParamsError(f"{path}: counts must be whole numbers of at least 0, got {wrong}")
-    return targets
 
 
 @dataclass(frozen=True)
@@ -126,7 +61,8 @@ def _draw(sampler: Sampler, placed: Sequence[Placed], numbers: Sequence[int]) ->
     stream = sampler((p.request, derive_seed("candidate", p.request.id, number)) for p in placed for number in numbers)
     for p in placed:
         results = list(islice(stream, len(numbers)))
-        yield Candidates(p.record, p.request.mask, tuple(r.image for r in results), tuple(r.changed for r in results), False)
+        masks = tuple(part.mask for part in p.request.parts)
+        yield Candidates(p.record, masks, tuple(r.image for r in results), tuple(r.changed for r in results), False)
 
 
 def _acceptance(guards: Guards, real: RealSide) -> Callable[[Candidates], bool]:
@@ -152,20 +88,22 @@ def synthesize(generator: str, params: SynthesizeParams, selection: SelectParams
 
     Raises:
         ParamsError: If `data/targets.yaml` asks for what the data set does not have.
+        RegionError: If the part is not found on a photo.
     """
     torch.set_num_threads(params.threads)
     train = data / "prepared" / "train"
     concept, base, targets = data / "concepts" / generator, data / "base", data / "targets.yaml"
     settings = (params.model_dump(mode="json"), selection.model_dump(mode="json"))
-    with resumable_output(out, *settings, generator, train, concept, base, targets) as work:
+    regions = [] if params.placement.region_masks is None else [Path(params.placement.region_masks)]
+    with resumable_output(out, *settings, generator, train, concept, base, targets, *regions) as work:
         for fold in read_card(train).folds:
             real = read_real(train, fold)
-            by_defect = {d: [r for r in real.references if r.defect == d] for d in sorted({r.defect for r in real.references})}
-            good = _good(real, params.good_photos)
+            wanted = read_targets(targets, sorted({r.defect for r in real.references}))
+            planner = open_planner(generator, real, params, wanted)
             job = SampleJob(
                 getattr(params, generator),
                 base / fold_name(fold),
-                [read_rgb(train / s.image) for s in good[:32]],
+                [read_rgb(train / s.image) for s in planner.good[:32]],
                 params.feather_px,
                 params.micro_batch,
                 seed=fold,
@@ -174,42 +112,34 @@ def synthesize(generator: str, params: SynthesizeParams, selection: SelectParams
             net = choose_perceptual(selection.perceptual, load_vae(base / fold_name(fold)))
             accept = _acceptance(open_guards(net, selection, generator, real), real)
             draws = Draws(getattr(params, generator).candidates, getattr(params.redraws, generator), accept)
-            factory = Factory(fold, by_defect, good, train, params)
-            wanted = read_targets(targets, list(by_defect))
-            outcome = _fold(factory, wanted, sampler, draws, work / "out" / fold_name(fold))
+            outcome = _fold(planner, wanted, sampler, draws, work / "out" / fold_name(fold))
             logger.info("%s, fold %d: %s", generator, fold, outcome)
 
 
-def _good(real: RealSide, limit: int) -> list[Sample]:
-    good = real.good
-    if not good:
-        raise ValueError(f"fold {real.fold}: no good train photo to put defects on; add defect-free photos to the data set")
-    order = np.random.default_rng(derive_seed(real.fold, "synthesize on")).permutation(len(good))[:limit]
-    return [good[i] for i in sorted(order)]
-
-
-def _fold(factory: Factory, wanted: Mapping[str, int], sampler: Sampler, draws: Draws, folder: Path) -> dict[str, int]:
+def _fold(planner: Planner, wanted: Wanted, sampler: Sampler, draws: Draws, folder: Path) -> dict[str, int]:
     """Write the shards that are missing and the card; return what came of the requests."""
-    params = factory.params
+    params = planner.params
     folder.mkdir(parents=True, exist_ok=True)
-    names = [(defect, number) for defect in sorted(wanted) for number in range(wanted[defect])]
-    with progress(len(names), f"synthesize fold {factory.fold}") as bar:
-        for start in range(0, len(names), params.shard_requests):
-            part = names[start : start + params.shard_requests]
+    with progress(planner.count, f"synthesize fold {planner.fold}") as bar:
+        for start in range(0, planner.count, params.shard_requests):
+            part = range(start, min(start + params.shard_requests, planner.count))
             path = folder / f"shard-{start // params.shard_requests:04d}.tar"
             if not path.exists():
-                write_shard(path, answer(sampler, [factory.make(*name) for name in part], draws))
+                write_shard(path, answer(sampler, [placed for number in part for placed in planner.make(number)], draws))
             bar.update(len(part))
     # From the shards, since those of a killed run are not made again.
     answers = [answers for path in sorted(folder.glob("shard-*.tar")) for answers in read_answers(path)]
     outcome = {
-        "requests": len(names),
-        "candidates": sum(count for count, _ in answers),
-        "requests_drawn_again": sum(count > draws.candidates for count, _ in answers),
-        "requests_without_answer": sum(not answered for _, answered in answers),
+        "scenes": planner.count,
+        "requests": len(answers),
+        "defects": sum(one.parts for one in answers),
+        "candidates": sum(one.candidates for one in answers),
+        "requests_drawn_again": sum(one.candidates > draws.candidates for one in answers),
+        "requests_without_answer": sum(not one.answered for one in answers),
     }
     facts = {
-        "requests": dict(wanted),
+        "wanted": wanted,
+        "left_out": left_out(planner, answers),
         "candidates_a_draw": draws.candidates,
         "redraws_at_most": draws.redraws,
         "outcome": outcome,
@@ -218,3 +148,12 @@ def _fold(factory: Factory, wanted: Mapping[str, int], sampler: Sampler, draws: 
     }
     write_json(folder / "card.json", facts)
     return outcome
+
+
+def left_out(planner: Planner, answers: Sequence[Answers]) -> dict[str, int]:
+    """How many of the wanted defects found no place, by type and reason; only the scenes that lack some are planned again."""
+    parts: Counter[int] = Counter()
+    for one in answers:
+        parts[one.scene] += one.parts
+    short = [number for number in range(planner.count) if parts[number] < planner.wanted(number)]
+    return dict(sorted(Counter(reason for number in short for reason in planner.plan(number)[1]).items()))

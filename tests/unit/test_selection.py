@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.generators.protocol import Request, Synthetic
+from pipeline.generators.protocol import Part, Request, Synthetic
 from pipeline.images import Picture, read_mask, write_png
 from pipeline.masks.crops import Window
 from pipeline.params import SelectParams
 from pipeline.records import DatasetCard, Sample, read_manifest, write_card, write_manifest
 from pipeline.references import Reference
+from pipeline.scenes import Placed
 from pipeline.seeds import derive_seed
 from pipeline.selection import (
     ARTEFACT,
@@ -36,13 +37,13 @@ from pipeline.selection import (
     real_score_bound,
     verdicts,
 )
-from pipeline.shards import Candidates, RequestRecord, read_fates, read_shard, write_shard
+from pipeline.shards import Candidates, PartRecord, RequestRecord, read_fates, read_shard, write_shard
 from pipeline.similarity.memory import own_detail
 from pipeline.similarity.perceptual import Perceptual, choose_perceptual
 from pipeline.similarity.quality import JUDGE, look, quality, real_looks
 from pipeline.stages import select_candidates as select_candidates_module
 from pipeline.stages.select_candidates import NothingKeptError, select_candidates
-from pipeline.stages.synthesize import Draws, Placed, answer
+from pipeline.stages.synthesize import Draws, answer
 from tests.diffusion_toy import write_base
 
 
@@ -53,6 +54,10 @@ def grey_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 BY_GREY = Perceptual("grey difference", 8, grey_distance)
 STILL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+
+
+def record_of(name: str, reference: str, side: int, scene: int = 0, clean: str = "good") -> RequestRecord:
+    return RequestRecord(name, scene, clean, Window(0, 0, side), (PartRecord("hole", "affine", reference, STILL),))
 
 
 def flat(value: int, side: int = 8) -> Picture:
@@ -66,9 +71,9 @@ def half() -> np.ndarray:
 
 
 def candidates(*values: int, changed: np.ndarray | None = None) -> Candidates:
-    record = RequestRecord("r", "hole", "good", "reference", Window(0, 0, 8), STILL)
+    record = record_of("r", "reference", 8)
     region = half() if changed is None else changed
-    return Candidates(record, half(), tuple(flat(v) for v in values), (region,) * len(values), True)
+    return Candidates(record, (half(),), tuple(flat(v) for v in values), (region,) * len(values), True)
 
 
 def select_params(**changes: object) -> SelectParams:
@@ -144,8 +149,8 @@ def real_side(found: list[Reference], parts: list[str]) -> RealSide:
 
 
 def painted(*images: Picture) -> Candidates:
-    record = RequestRecord("r", "hole", "good", "hole-0#0", Window(0, 0, SIDE), STILL)
-    return Candidates(record, middle(), images, (middle(),) * len(images), True)
+    record = record_of("r", "hole-0#0", SIDE)
+    return Candidates(record, (middle(),), images, (middle(),) * len(images), True)
 
 
 def test_own_detail_cancels_brightness_and_contrast_and_tells_other_grain():
@@ -300,8 +305,8 @@ class Counting:
 def placed(*names: str) -> list[Placed]:
     return [
         Placed(
-            Request(name, "hole", flat(100), half(), "reference", np.eye(2, 3)),
-            RequestRecord(name, "hole", "good", "reference", Window(0, 0, 8), STILL),
+            Request(name, flat(100), (Part("hole", half(), "reference", np.eye(2, 3)),)),
+            record_of(name, "reference", 8),
         )
         for name in names
     ]
@@ -369,8 +374,8 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         with_defect(clean, patch(50), 105),
     ]
     changed = tuple((picture != clean).any(axis=2) for picture in pictures)
-    record = RequestRecord("fold-0-hole-00000", "hole", "g0", "hole-0#0", Window(0, 0, SIDE), STILL)
-    entry = Candidates(record, middle(), tuple(pictures), changed, True)
+    record = record_of("fold-0-00000-0-hole", "hole-0#0", SIDE, clean="g0")
+    entry = Candidates(record, (middle(),), tuple(pictures), changed, True)
     for generator in ("copy_paste", "defectfill"):
         folder = data / "candidates" / generator / "fold-0"
         folder.mkdir(parents=True)
@@ -386,7 +391,7 @@ def test_every_candidate_has_its_fate_and_scores(stage: Path):
     assert [fate.fate for fate in fates] == [REMEMBERED, ARTEFACT, TOO_LITTLE, OUTRANKED, KEPT]
     assert fates[0].nearest_reference == "hole-0#0" and fates[0].reference_distance is not None
     assert fates[0].reference_distance < 0.1 and all(0 < fate.quality <= 1 for fate in fates)
-    assert [fate.sample for fate in fates] == [None, None, None, None, "fold-0-hole-00000-0"]
+    assert [fate.sample for fate in fates] == [None, None, None, None, "fold-0-00000-0"]
     (sample,) = read_manifest(out / "fold-0")
     assert sample.parents == ("g0", "hole-0") and sample.part_id == "p0" and sample.fold == 0
     assert (read_mask(out / "fold-0" / str(sample.mask)) <= middle()).all()
