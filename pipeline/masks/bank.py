@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images import Mask
+from pipeline.masks.composite import distance_to
 from pipeline.masks.crops import mask_bounds
 
 Source = Literal["affine", "elastic", "drawn"]
@@ -115,7 +117,7 @@ def drawn(like: Template, spread: float, rng: np.random.Generator) -> Template:
     wanted = proportions(like.mask)
     area = wanted.area * float(np.exp(rng.normal(0.0, spread)))
     if wanted.thickness < LINE_WIDTH * wanted.length:
-        thickness = wanted.area / wanted.length * float(np.exp(rng.normal(0.0, spread)))
+        thickness = max(1.0, wanted.area / wanted.length * float(np.exp(rng.normal(0.0, spread))))
         mask = _line(area / thickness, thickness, rng)
     else:
         aspect = max(1.0, wanted.length / wanted.breadth * float(np.exp(rng.normal(0.0, spread))))
@@ -165,13 +167,14 @@ def _line(length: float, thickness: float, rng: np.random.Generator) -> Mask:
     if branch:
         fork = bends[3] + rng.choice([-1.0, 1.0]) * rng.uniform(0.4, 1.0)
         lines.append(main[3] + _steps(np.full(3, fork) + np.cumsum(rng.normal(0.0, 0.2, 3)), length * 0.25))
-    width = max(1, round(thickness))
+    width = math.ceil(thickness)
     low = np.concatenate(lines).min(axis=0) - width
     corners = [np.rint(line - low).astype(np.int32) for line in lines]
     high = np.concatenate(corners).max(axis=0) + width + 1
     canvas = np.zeros((int(high[1]), int(high[0])), np.uint8)
-    cv2.polylines(canvas, corners, isClosed=False, color=1, thickness=width)
-    return canvas > 0
+    cv2.polylines(canvas, corners, isClosed=False, color=1)
+    # OpenCV's own thick lines come out a pixel or two too wide.
+    return distance_to(canvas > 0) <= (thickness - 1) / 2
 
 
 def _steps(headings: NDArray[np.float64], length: float) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.__main__ import main
 from pipeline.diffusion.components import EMBEDDED, load_pipeline, prompt_ids
-from pipeline.generators.defectfill.concept import ConceptError, load_concept
+from pipeline.generators.defectfill.concept import ConceptError, joint_prompt, load_concept, object_prompt
 from pipeline.generators.defectfill.fit import fit
 from pipeline.generators.defectfill.sample import DefectFillSampler
 from pipeline.generators.protocol import FitJob, Part, Request, SampleJob

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pipeline.generators.protocol import Part, Request, Synthetic
-from pipeline.images import Picture, read_mask, write_png
+from pipeline.images import Picture, read_mask, read_rgb, write_png
 from pipeline.masks.crops import Window
 from pipeline.params import SelectParams
 from pipeline.records import DatasetCard, Sample, read_manifest, write_card, write_manifest
@@ -119,6 +119,23 @@ def test_a_candidate_that_changed_nothing_or_next_to_nothing_is_refused():
     assert faults(candidates(150, changed=speck), flat(100), replace(GUARDS, min_changed_share=0.05)) == [None]
 
 
+def two_parts(*values: int, changed: np.ndarray) -> Candidates:
+    """A hole on the left three columns, a dent on the right three."""
+    left, right = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
+    left[:, :3] = right[:, 5:] = True
+    parts = (PartRecord("hole", "affine", "hole-0#0", STILL), PartRecord("dent", "drawn", None, None))
+    record = RequestRecord("r", 0, "good", Window(0, 0, 8), parts)
+    return Candidates(record, (left, right), tuple(flat(v) for v in values), (changed,) * len(values), True)
+
+
+def test_of_several_parts_each_must_have_changed():
+    everywhere, left_only = np.ones((8, 8), bool), np.zeros((8, 8), bool)
+    left_only[:, :4] = True
+    assert faults(two_parts(150, changed=everywhere), flat(100), GUARDS) == [None]
+    (verdict,) = verdicts(two_parts(150, changed=left_only), flat(100), GUARDS)
+    assert verdict.fault == TOO_LITTLE and verdict.changed_share == 0.0
+
+
 # --- remembered references -------------------------------------------------------------------------------------------------
 
 SIDE = 48
@@ -184,8 +201,8 @@ def test_the_reference_under_the_mask_is_compared_as_it_was_warped():
     entry = painted(copy)
     memory = memories(real_side(references(), list("abcde")), 0.5)["hole"]
     warped = replace(entry, request=replace(entry.request, affine=tuple(map(tuple, affine.tolist()))))
-    assert memory.nearest(warped)[0][1] == pytest.approx(0, abs=1e-3)
-    assert memory.nearest(entry)[0][1] > memory.bound
+    assert memory.nearest(warped.images, warped.mask, warped.request.parts[0])[0][1] == pytest.approx(0, abs=1e-3)
+    assert memory.nearest(entry.images, entry.mask, entry.request.parts[0])[0][1] > memory.bound
 
 
 def test_photos_of_one_part_do_not_narrow_the_bound():
@@ -334,6 +351,20 @@ def test_drawing_again_ends_at_its_bound_and_keeps_every_draw(redraws: int):
     assert not entry.answered
 
 
+def test_a_mask_without_reference_or_matrix_is_compared_by_its_box_alone():
+    found = references()
+    memory = memories(real_side(found, list("abcde")), 0.5)["hole"]
+    entry = painted(patch(0), patch(77))
+    for part in (PartRecord("hole", "drawn", None, None), PartRecord("hole", "elastic", "hole-0#0", None)):
+        (near, away), (other, far) = memory.nearest(entry.images, entry.mask, part)
+        assert near == "hole-0#0" and away == pytest.approx(0, abs=1e-3) and far > memory.bound and other
+    known = {"hole": memory, "dent": replace(memory, bound=-1.0)}
+    both = replace(entry, request=replace(entry.request, parts=(PartRecord("dent", "drawn", None, None),)))
+    guards = replace(GUARDS, artefact_bound=1e9, memories=known)
+    assert faults(entry, flat(100, SIDE), guards) == [REMEMBERED, None]
+    assert faults(both, flat(100, SIDE), guards) == [None, None], "each part is held to the bound of its own type"
+
+
 # --- the stage -------------------------------------------------------------------------------------------------------------
 
 
@@ -438,3 +469,42 @@ def test_the_judge_is_never_the_selecting_net(stage: Path, monkeypatch: pytest.M
         select_candidates(select_params(perceptual=wish), stage, "defectfill", out)
         card = json.loads((out / "fold-0" / "card.json").read_text())
         assert "Gabor" in card["judge"] and "Gabor" not in card["perceptual"]
+
+
+def test_the_requests_of_a_scene_share_a_photo_with_a_sample_a_type(stage: Path):
+    """Two crops that overlap by half: a hole on the left, a hole and a dent on the right."""
+    clean, folder = surface(0), stage / "candidates" / "defectfill" / "fold-0"
+    boxes = {"left": (4, 10), "middle": (20, 24), "right": (36, 44)}
+    crops: dict[str, tuple[np.ndarray, Picture]] = {}
+    for number, (name, (start, stop)) in enumerate(boxes.items()):
+        mask = np.zeros((SIDE, SIDE), bool)
+        mask[20:28, start:stop] = True
+        crops[name] = mask, np.where(mask[..., None], patch(60 + number), clean).astype(np.uint8)
+    part = {
+        name: PartRecord(kind, "drawn", None, None) for name, kind in (("left", "hole"), ("middle", "hole"), ("right", "dent"))
+    }
+    first = RequestRecord("fold-0-00007-0-hole", 7, "g0", Window(0, 0, SIDE), (part["left"],))
+    second = RequestRecord("fold-0-00007-1-hole+dent", 7, "g0", Window(0, 0, SIDE), (part["middle"], part["right"]))
+    joint = np.where(crops["middle"][0][..., None], crops["middle"][1], crops["right"][1]).astype(np.uint8)
+    changed = [(image != clean).any(axis=2) for image in (crops["left"][1], joint)]
+    entries = [
+        Candidates(first, (crops["left"][0],), (crops["left"][1],), (changed[0],), True),
+        Candidates(second, (crops["middle"][0], crops["right"][0]), (joint,), (changed[1],), True),
+    ]
+    write_shard(folder / "shard-0000.tar", entries)
+    dent = Sample("dent-0", "images/hole-0.png", "masks/hole-0.png", "dent", "q0", "train")
+    train = stage / "prepared" / "train"
+    write_manifest(train, [*read_manifest(train), dent])
+    out = stage / "selected" / "defectfill"
+    select_candidates(select_params(remembered_share={"copy_paste": None, "defectfill": None}), stage, "defectfill", out)
+    samples = read_manifest(out / "fold-0")
+    assert [(s.id, s.defect, s.image) for s in samples] == [
+        ("fold-0-00007-0-dent", "dent", "images/fold-0-00007-0.png"),
+        ("fold-0-00007-0-hole", "hole", "images/fold-0-00007-0.png"),
+    ]
+    photo = read_rgb(out / "fold-0" / samples[0].image)
+    hole, right = read_mask(out / "fold-0" / str(samples[1].mask)), read_mask(out / "fold-0" / str(samples[0].mask))
+    assert (hole == (changed[0] | (changed[1] & crops["middle"][0]))).all() and (right == (changed[1] & crops["right"][0])).all()
+    assert ((photo != clean).any(axis=2) == (changed[0] | changed[1])).all(), "the second crop left the first defect alone"
+    assert [fate.sample for fate in read_fates(out / "fold-0")] == ["fold-0-00007-0"] * 2
+    assert samples[0].parents == ("g0",)
