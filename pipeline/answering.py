@@ -90,7 +90,7 @@ def _draw(sampler: Sampler, placed: Iterable[Placed], numbers: Sequence[int]) ->
             one,
             Candidates(
                 one.record,
-                one.request.mask,
+                tuple(part.mask for part in one.request.parts),
                 tuple(r.image for r in made),
                 tuple(r.changed for r in made),
                 answered=False,

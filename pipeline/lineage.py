@@ -49,11 +49,10 @@ def rows(answer: Answer, origin: Origin, shard: str) -> Iterator[dict[str, Any]]
             "request": request.id,
             "candidate": number,
             "seed": candidate_seed(request.id, number),
-            "defect": request.defect,
+            "scene": request.scene,
             "clean": request.clean,
-            "reference": request.reference,
             "window": asdict(request.window),
-            "affine": request.affine,
+            "parts": [asdict(part) for part in request.parts],
         }
 
 
@@ -82,10 +81,12 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 def outcome(rows: Iterable[Mapping[str, Any]], candidates: int) -> dict[str, int]:
     """What came of the requests, when one draw has `candidates` answers."""
-    found = {"requests": 0, "candidates": 0, "requests_drawn_again": 0, "requests_without_answer": 0}
+    found = {"requests": 0, "defects": 0, "candidates": 0, "requests_drawn_again": 0, "requests_without_answer": 0}
     for _, group in groupby(rows, key=lambda row: row["request"]):
-        faults = [row["fault"] for row in group]
+        same = list(group)
+        faults = [row["fault"] for row in same]
         found["requests"] += 1
+        found["defects"] += len(same[0]["parts"])
         found["candidates"] += len(faults)
         found["requests_drawn_again"] += len(faults) > candidates
         found["requests_without_answer"] += None not in faults

@@ -144,12 +144,52 @@ class LearnConceptParams(Section):
 
 
 class WarpParams(Section):
-    """How a reference mask becomes a new one, and how far from its reference's place it may land."""
+    """How a mask of the bank becomes a new one."""
 
     rotate_deg: float = Field(ge=0, le=180)
     scale: Range
     flip: bool
-    jitter: float = Field(ge=0, le=1)
+
+
+class PastedMaskParams(Section):
+    """Pasting takes a reference's pixels along: it cannot bend or draw them."""
+
+    affine: Literal[1]
+    elastic: Literal[0]
+    drawn: Literal[0]
+
+
+class PaintedMaskParams(Section):
+    """Weights of the sources of masks."""
+
+    affine: float = Field(ge=0)
+    elastic: float = Field(ge=0)
+    drawn: float = Field(ge=0)
+
+
+class MasksParams(Section):
+    """Where the masks of a generator come from, and how far bent and drawn ones depart from the references."""
+
+    copy_paste: PastedMaskParams
+    defectfill: PaintedMaskParams
+    bend: float = Field(ge=0, le=1)
+    bend_cells: int = Field(ge=1)
+    drawn_spread: float = Field(ge=0)
+
+
+class PlacementParams(Section):
+    """Where on a photo masks go, and how many; docs/placement.md."""
+
+    region: Literal["texture", "object"]
+    region_masks: str | None
+    inside_share: float = Field(gt=0, le=1)
+    bandwidth: float = Field(gt=0)
+    uniform_share: float = Field(ge=0, le=1)
+    places: int = Field(ge=1)
+    tries: int = Field(ge=1)
+    defects_per_image: tuple[float, ...] = Field(min_length=1)
+    min_distance_px: int = Field(ge=1)
+    join_overlap: float | None = Field(gt=0, le=1)
 
 
 class CopyPasteSamplingParams(Section):
@@ -216,6 +256,8 @@ class SynthesizeParams(Section):
     micro_batch: int = Field(ge=1)
     shard_requests: int = Field(ge=1)
     warp: WarpParams
+    masks: MasksParams
+    placement: PlacementParams
     redraws: RedrawParams
     copy_paste: CopyPasteSamplingParams
     defectfill: DiffusionSamplingParams

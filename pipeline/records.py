@@ -37,7 +37,7 @@ class Sample:
         split: Which side of the split of `fold` the sample is on; "unused" is real but beyond the budget K.
         fold: Index of the fold (equal to the seed) this line belongs to.
         origin: A photo, or made by a generator.
-        parents: Ids of the samples a synthetic one was made from: the clean one, then the reference.
+        parents: Ids of the samples a synthetic one was made from: the clean one, then the references.
         boxes: Boxes drawn by the data set's own annotators; None where the mask's components are the truth.
     """
 

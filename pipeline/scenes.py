@@ -1,131 +1,272 @@
-"""What is asked of a generator: warped reference masks on good photos, each request decided by its number alone."""
+"""Scenes: one good photo each, and the defects wanted on it. Everything in a scene follows from fold, number and parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
-from pipeline.generators.protocol import Request
-from pipeline.images import Mask, Picture
-from pipeline.masks.crops import read_mask_window, read_window, window_around
-from pipeline.masks.placement import WarpLimits, place
-from pipeline.params import ParamsError, SynthesizeParams
+from pipeline.generators.protocol import Part, Request
+from pipeline.images import Mask, Picture, read_mask, read_rgb
+from pipeline.masks.bank import SIZES, Size, Template, area_range, bent, drawn, size_limits, template_of
+from pipeline.masks.composite import distance_to
+from pipeline.masks.crops import Window, mask_bounds, read_mask_window, read_window, window_around
+from pipeline.masks.ground import Ground, RegionError, estimated_region, open_ground
+from pipeline.masks.habits import Example, Habits, learn_habits
+from pipeline.masks.placement import Rules, Stamp, WarpLimits, find_place
+from pipeline.params import PaintedMaskParams, ParamsError, PastedMaskParams, PlacementParams, SynthesizeParams
 from pipeline.photo_cache import read_photo
 from pipeline.records import Sample, fold_name
-from pipeline.references import Reference
+from pipeline.references import Reference, sample_of
 from pipeline.seeds import derive_seed
 from pipeline.selection import RealSide
-from pipeline.shards import RequestRecord
+from pipeline.shards import PartRecord, RequestRecord
+
+TWIN_CORRELATION = 0.9
+Wanted = Mapping[str, Mapping[Size, int]]
+"""How many defects of each type and size; size `any` stands for all."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A request, how it is kept, and the full-size mask it came from."""
+    """A request, and how it is kept."""
 
     request: Request
     record: RequestRecord
 
 
 @dataclass(frozen=True)
-class Factory:
-    """What requests of one fold are made from.
+class Bank:
+    """What masks of one type are made from, and where they go.
 
     Attributes:
-        fold: Fold and seed.
-        references: Train references by type, sorted.
-        good: Good train samples defects are put on.
-        root: Folder of the train manifest.
-        params: Sizes and warps.
+        templates: Of its references.
+        habits: Where they occur.
+        size_limits: Areas below which a defect is small, and above which it is large.
     """
 
-    fold: int
-    references: Mapping[str, Sequence[Reference]]
-    good: Sequence[Sample]
-    root: Path
-    params: SynthesizeParams
-
-    def make(self, defect: str, number: int) -> Placed:
-        """Request `number` of a type: everything in it follows from fold, type and number alone."""
-        params = self.params
-        request_id = f"{fold_name(self.fold)}-{defect}-{number:05d}"
-        rng = np.random.default_rng(derive_seed("request", request_id))
-        choices = self.references[defect]
-        reference, clean = choices[int(rng.integers(len(choices)))], self.good[int(rng.integers(len(self.good)))]
-        photo: Picture = read_photo(self.root / clean.image)
-        warp = params.warp
-        limits = WarpLimits(warp.rotate_deg, warp.scale, warp.flip, warp.jitter)
-        mask: Mask
-        mask, affine = place(reference.mask, photo.shape[:2], limits, rng)
-        window = window_around(mask, rng.uniform(*params.crop_scale), params.min_crop_px)
-        affine = affine - np.array([[0, 0, window.x0], [0, 0, window.y0]])
-        request = Request(request_id, defect, read_window(photo, window), read_mask_window(mask, window), reference.id, affine)
-        rows = tuple(tuple(row) for row in affine.tolist())
-        return Placed(request, RequestRecord(request_id, defect, clean.id, reference.id, window, rows))
-
-
-def read_targets(path: Path, defects: Sequence[str]) -> dict[str, int]:
-    """How many requests each type gets, from `data/targets.yaml`.
-
-    Raises:
-        ParamsError: For a type the data set does not have, or a count that is not a whole number of at least 0.
-    """
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    types = document.get("types") or {}
-    unknown = sorted(set(types) - set(defects))
-    if unknown:
-        raise ParamsError(f"{path}: unknown defect types {unknown}; the data set has {sorted(defects)}")
-    targets = {defect: types.get(defect, document["default"]) for defect in defects}
-    wrong = {d: n for d, n in targets.items() if not isinstance(n, int) or n < 0}
-    if wrong:
-        raise ParamsError(f"{path}: counts must be whole numbers of at least 0, got {wrong}")
-    return targets
+    templates: Sequence[Template]
+    habits: Habits
+    size_limits: tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All requests of a fold, by number: those of the first type, then those of the next.
+class Planner:
+    """Makes the scenes of one fold, in any order and in any process; it holds masks and numbers, no photos.
 
     Attributes:
-        factory: Makes them.
-        wanted: How many of each type.
+        fold: Fold and seed.
+        train: Folder of the train manifest.
+        good: Good train samples defects are put on.
+        banks: By type.
+        sources: Weights of the sources of masks.
+        params: Section `synthesize`.
+        kinds: (N,) index of every wanted defect's type among the sorted types, scene by scene.
+        sizes: (N,) index of its size in `SIZES`.
+        starts: (count + 1,) where each scene's defects begin in these.
     """
 
-    factory: Factory
-    wanted: Mapping[str, int]
+    fold: int
+    train: Path
+    good: Sequence[Sample]
+    banks: Mapping[str, Bank]
+    sources: PastedMaskParams | PaintedMaskParams
+    params: SynthesizeParams
+    kinds: NDArray[np.int16]
+    sizes: NDArray[np.int8]
+    starts: NDArray[np.int64]
 
     @property
     def count(self) -> int:
-        """How many numbers there are."""
-        return sum(self.wanted.values())
+        """Number of scenes."""
+        return len(self.starts) - 1
+
+    def wanted(self, number: int) -> int:
+        """Number of defects wanted in a scene."""
+        return int(self.starts[number + 1] - self.starts[number])
 
     def make(self, number: int) -> list[Placed]:
-        """The requests of one number in [0, count); the numbers do not depend on each other."""
-        left = number
-        for defect in sorted(self.wanted):
-            if left < self.wanted[defect]:
-                return [self.factory.make(defect, left)]
-            left -= self.wanted[defect]
-        raise IndexError(f"no request {number}; there are {self.count}")
+        """The requests of a scene; fewer, or none, where no place was found for a defect."""
+        return self.plan(number)[0]
+
+    def plan(self, number: int) -> tuple[list[Placed], list[str]]:
+        """The requests of a scene, and for each defect that found no place its type and why."""
+        rng = np.random.default_rng(derive_seed("scene", self.fold, number))
+        clean = self.good[int(rng.integers(len(self.good)))]
+        photo = read_photo(self.train / clean.image)
+        ground = open_ground(photo, region_of(photo, clean.id, self.params.placement))
+        occupied, kinds = np.zeros(photo.shape[:2], bool), sorted(self.banks)
+        found: list[tuple[str, Stamp]] = []
+        refused: list[str] = []
+        for wanted in range(self.starts[number], self.starts[number + 1]):
+            defect, size = kinds[self.kinds[wanted]], SIZES[self.sizes[wanted]]
+            stamp = self._stamp(defect, size, ground, occupied, rng)
+            if isinstance(stamp, str):
+                refused.append(f"{defect}: {stamp}")
+            else:
+                occupied = stamp.on(occupied)
+                found.append((defect, stamp))
+        crops = crops_of([stamp for _, stamp in found], photo.shape[:2], self.params, rng)
+        scene = f"{fold_name(self.fold)}-{number:05d}"
+        groups = [([found[i] for i in members], window) for members, window in crops]
+        return [_placed(f"{scene}-{n}", number, group, window, clean, photo) for n, (group, window) in enumerate(groups)], refused
+
+    def _stamp(self, defect: str, size: Size, ground: Ground, occupied: Mask, rng: np.random.Generator) -> Stamp | str:
+        bank = self.banks[defect]
+        clear = distance_to(occupied) if occupied.any() else None
+        area = area_range(size, bank.size_limits)
+        return find_place(lambda draw: self._template(bank, draw), area, bank.habits, ground, clear, rules_of(self.params), rng)
+
+    def _template(self, bank: Bank, rng: np.random.Generator) -> Template:
+        """A mask from one of the sources."""
+        masks, weights = self.params.masks, self.sources
+        template = bank.templates[int(rng.integers(len(bank.templates)))]
+        source = rng.random() * (weights.affine + weights.elastic + weights.drawn)
+        if source < weights.affine:
+            return template
+        if source < weights.affine + weights.elastic:
+            return bent(template, masks.bend, masks.bend_cells, rng)
+        return drawn(template, masks.drawn_spread, rng)
 
 
-def open_plan(real: RealSide, params: SynthesizeParams, targets: Path) -> Plan:
-    """What `data/targets.yaml` asks for, on the train side of a fold.
+def rules_of(params: SynthesizeParams) -> Rules:
+    """What a place must keep to."""
+    wanted, warp = params.placement, params.warp
+    limits = WarpLimits(warp.rotate_deg, warp.scale, warp.flip)
+    return Rules(wanted.inside_share, wanted.min_distance_px, wanted.places, wanted.tries, wanted.uniform_share, limits)
+
+
+def _placed(scene: str, number: int, group: Sequence[tuple[str, Stamp]], window: Window, clean: Sample, photo: Picture) -> Placed:
+    """The request for the masks of one crop; its id ends in their types."""
+    parts: list[Part] = []
+    empty = np.zeros(photo.shape[:2], bool)
+    for defect, stamp in group:
+        affine = None
+        if stamp.template.source == "affine":
+            # From the reference's photo to the template, to the clean photo, to the crop.
+            shift = stamp.affine[:, :2] @ np.array(stamp.template.origin)
+            affine = stamp.affine - np.array([[0, 0, window.x0 + shift[0]], [0, 0, window.y0 + shift[1]]])
+        parts.append(Part(defect, read_mask_window(stamp.on(empty), window), stamp.template.reference, affine))
+    sources = [stamp.template.source for _, stamp in group]
+    records = tuple(
+        PartRecord(p.defect, source, p.reference, None if p.affine is None else tuple(tuple(row) for row in p.affine.tolist()))
+        for p, source in zip(parts, sources, strict=True)
+    )
+    request = Request(f"{scene}-{'+'.join(dict.fromkeys(d for d, _ in group))}", read_window(photo, window), tuple(parts))
+    return Placed(request, RequestRecord(request.id, number, clean.id, window, records))
+
+
+def crops_of(
+    stamps: Sequence[Stamp], size: tuple[int, ...], params: SynthesizeParams, rng: np.random.Generator
+) -> list[tuple[list[int], Window]]:
+    """Which masks are painted together, and in which window.
+
+    Masks go together while their own windows overlap by `join_overlap` of the smaller one, and the window around all of them is
+    no larger than the greatest crop the longest of them could have alone.
+    """
+    empty, least = np.zeros(size, bool), params.crop_scale[0]
+    masks = [stamp.on(empty) for stamp in stamps]
+    scales = [float(rng.uniform(*params.crop_scale)) for _ in stamps]
+    windows = [window_around(mask, scale, params.min_crop_px) for mask, scale in zip(masks, scales, strict=True)]
+    groups: list[tuple[list[int], Window]] = []
+    for new, window in enumerate(windows):
+        for place, (members, _) in enumerate(groups):
+            together = np.logical_or.reduce([masks[i] for i in [*members, new]])
+            limit = max(params.min_crop_px, params.crop_scale[1] * max(longest_side(masks[i]) for i in [*members, new]))
+            scale = min(max(scales[i] for i in [*members, new]), limit / longest_side(together))
+            near = params.placement.join_overlap is not None and all(
+                overlap(windows[i], window) >= params.placement.join_overlap for i in members
+            )
+            if near and (scale >= least or longest_side(together) * least <= limit):
+                groups[place] = ([*members, new], window_around(together, scale, params.min_crop_px))
+                break
+        else:
+            groups.append(([new], window))
+    return groups
+
+
+def longest_side(mask: Mask) -> int:
+    """Longer side of the box of an (H, W) mask."""
+    x0, y0, x1, y1 = mask_bounds(mask)
+    return max(x1 - x0, y1 - y0)
+
+
+def overlap(first: Window, second: Window) -> float:
+    """Common area of two windows as a share of the smaller one."""
+    across = min(first.x0 + first.side, second.x0 + second.side) - max(first.x0, second.x0)
+    down = min(first.y0 + first.side, second.y0 + second.side) - max(first.y0, second.y0)
+    return max(0, across) * max(0, down) / min(first.side, second.side) ** 2
+
+
+def region_of(photo: Picture, sample: str, params: PlacementParams) -> Mask:
+    """(H, W) where the part is on a photo: the user's mask where there is one, else as `region` says.
 
     Raises:
-        ParamsError: If it asks for what the data set does not have.
-        ValueError: If there is no good photo.
+        RegionError: Names the photo, if the estimate is no plausible part or the user's mask does not fit the photo.
     """
-    by_defect = {d: [r for r in real.references if r.defect == d] for d in sorted({r.defect for r in real.references})}
-    factory = Factory(real.fold, by_defect, good_photos(real, params.good_photos), real.train, params)
-    return Plan(factory, read_targets(targets, list(by_defect)))
+    own = None if params.region_masks is None else Path(params.region_masks) / f"{sample}.png"
+    if own is not None and own.is_file():
+        region = read_mask(own)
+        if region.shape != photo.shape[:2] or not region.any():
+            raise RegionError(f"{own}: {region.shape} with {int(region.sum())} pixels set; expected {photo.shape[:2]} and some")
+        return region
+    if params.region == "texture":
+        return np.ones(photo.shape[:2], bool)
+    try:
+        return estimated_region(photo)
+    except RegionError as error:
+        raise RegionError(
+            f"{sample}: {error}; give a mask of the part in synthesize.placement.region_masks, or set region: texture"
+        ) from error
+
+
+def check_regions(real: RealSide, good: Sequence[Sample], params: PlacementParams) -> None:
+    """Find the part on every good photo before anything is painted.
+
+    Raises:
+        RegionError: Names every photo at fault, or the folder of masks if it holds none of these photos.
+    """
+    if params.region_masks is not None and not any((Path(params.region_masks) / f"{s.id}.png").is_file() for s in good):
+        raise RegionError(f"{params.region_masks}: no mask for any of {len(good)} good photos; expected e.g. {good[0].id}.png")
+    faults: list[str] = []
+    for sample in good:
+        try:
+            region_of(read_rgb(real.train / sample.image), sample.id, params)
+        except RegionError as error:
+            faults.append(str(error))
+    if faults:
+        raise RegionError("\n".join(faults))
+
+
+def open_planner(generator: str, real: RealSide, params: SynthesizeParams, wanted: Wanted) -> Planner:
+    """Read the references' masks and habits, and deal the wanted defects out to scenes.
+
+    Raises:
+        ParamsError: If sizes are wanted of a type whose masks all have one.
+        RegionError: If the part is not found on a photo.
+    """
+    good = good_photos(real, params.good_photos)
+    if params.placement.region == "object" or params.placement.region_masks is not None:
+        check_regions(real, good, params.placement)
+    banks = {d: open_bank(real, d, params) for d in sorted({r.defect for r in real.references})}
+    for defect, sizes in wanted.items():
+        low, high = banks[defect].size_limits
+        if low == high and any(count for size, count in sizes.items() if size != "any"):
+            raise ParamsError(f"data/targets.yaml: {defect!r} has masks of one size only; ask for a number without sizes")
+    kinds, sizes, starts = deal(real.fold, wanted, sorted(banks), params.placement.defects_per_image)
+    sources = getattr(params.masks, generator)
+    return Planner(real.fold, real.train, tuple(good), banks, sources, params, kinds, sizes, starts)
 
 
 def good_photos(real: RealSide, limit: int) -> list[Sample]:
-    """The photos defects are put on, at most `limit` of them, drawn by the fold's seed.
+    """At most `limit` good train photos, drawn by the fold's seed.
 
     Raises:
         ValueError: If there is none.
@@ -135,3 +276,86 @@ def good_photos(real: RealSide, limit: int) -> list[Sample]:
         raise ValueError(f"fold {real.fold}: no good train photo to put defects on; add defect-free photos to the data set")
     order = np.random.default_rng(derive_seed(real.fold, "synthesize on")).permutation(len(good))[:limit]
     return [good[i] for i in sorted(order)]
+
+
+def open_bank(real: RealSide, defect: str, params: SynthesizeParams) -> Bank:
+    """Templates and habits of one type."""
+    references = [r for r in real.references if r.defect == defect]
+    grounds: dict[str, Ground] = {}
+    twins: dict[str, Picture | None] = {}
+    for reference in references:
+        sample = sample_of(reference.id)
+        if sample not in grounds:
+            grounds[sample] = open_ground(reference.image, region_of(reference.image, sample, params.placement))
+            twins[sample] = _twin(real, reference)
+    examples = [
+        Example(grounds[sample_of(r.id)], r.mask, real.samples[sample_of(r.id)].part_id, twins[sample_of(r.id)])
+        for r in references
+    ]
+    templates = tuple(template_of(r.mask, r.id) for r in references)
+    habits = learn_habits(examples, params.placement.bandwidth, flip=params.warp.flip)
+    return Bank(templates, habits, size_limits(templates, params.warp.scale))
+
+
+def _twin(real: RealSide, reference: Reference) -> Picture | None:
+    """A good photo of the same piece that fits the reference's pixel by pixel (an aligned template), if there is one."""
+    part = real.samples[sample_of(reference.id)].part_id
+    for sample in real.good:
+        if sample.part_id == part:
+            photo = read_rgb(real.train / sample.image)
+            if photo.shape == reference.image.shape and _alike(photo, reference.image) >= TWIN_CORRELATION:
+                return photo
+    return None
+
+
+def _alike(first: Picture, second: Picture) -> float:
+    """Correlation of the grey levels of two photos of one size; 0 for one without any contrast."""
+    grey = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY).astype(np.float64).ravel() for one in (first, second)]
+    apart = [one - one.mean() for one in grey]
+    return float(apart[0] @ apart[1] / max(1e-9, float(np.linalg.norm(apart[0]) * np.linalg.norm(apart[1]))))
+
+
+def deal(
+    fold: int, wanted: Wanted, kinds: Sequence[str], per_image: Sequence[float]
+) -> tuple[NDArray[np.int16], NDArray[np.int8], NDArray[np.int64]]:
+    """Deal the wanted defects out to scenes of one, two, three ... by the weights `per_image`; see `Planner`.
+
+    Types are mixed within scenes. Scenes with the same first type follow each other: an adapter a type is loaded once each.
+    """
+    entries = [(kinds.index(d), SIZES.index(s)) for d in sorted(wanted) for s, n in wanted[d].items() for _ in range(n)]
+    rng = np.random.default_rng(derive_seed("deal", fold))
+    table = np.array(entries, np.int16).reshape(-1, 2)[rng.permutation(len(entries))]
+    shares = np.array(per_image) / np.sum(per_image)
+    lengths = 1 + rng.choice(len(shares), size=len(entries), p=shares)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    starts = np.append(starts[starts < len(entries)], len(entries))
+    scenes = [table[a:b][np.argsort(table[a:b, 0], kind="stable")] for a, b in pairwise(starts)]
+    scenes.sort(key=lambda scene: int(scene[0, 0]))
+    ordered = np.concatenate(scenes) if scenes else table
+    begins = np.concatenate([[0], np.cumsum([len(scene) for scene in scenes])]).astype(np.int64)
+    return ordered[:, 0].astype(np.int16), ordered[:, 1].astype(np.int8), begins
+
+
+def read_targets(path: Path, defects: Sequence[str]) -> dict[str, dict[Size, int]]:
+    """How many defects are wanted of each type and size, from `data/targets.yaml`; a plain number is of any size.
+
+    Raises:
+        ParamsError: For a type the data set does not have, a size there is not, or a count that is no whole number of at least 0.
+    """
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    types = document.get("types") or {}
+    unknown = sorted(set(types) - set(defects))
+    if unknown:
+        raise ParamsError(f"{path}: unknown defect types {unknown}; the data set has {sorted(defects)}")
+    return {defect: _by_size(types.get(defect, document["default"]), defect, path) for defect in defects}
+
+
+def _by_size(value: Any, defect: str, path: Path) -> dict[Size, int]:
+    counts = value if isinstance(value, dict) else {"any": value}
+    strange = sorted(set(counts) - set(SIZES))
+    if strange:
+        raise ParamsError(f"{path}: {defect!r} has sizes {strange}; expected some of {', '.join(SIZES)}")
+    wrong = {size: n for size, n in counts.items() if not isinstance(n, int) or n < 0}
+    if wrong:
+        raise ParamsError(f"{path}: counts must be whole numbers of at least 0, got {wrong} for {defect!r}")
+    return {size: counts[size] for size in SIZES if size in counts}

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.images import Picture, read_rgb
+from pipeline.images import Mask, Picture, read_rgb
+from pipeline.masks.composite import divided
 from pipeline.masks.crops import read_mask_window, read_window, warp_picture, window_around
 from pipeline.params import SelectParams
 from pipeline.records import Sample, read_manifest
 from pipeline.references import Reference, read_references, sample_of
 from pipeline.seeds import derive_seed
-from pipeline.shards import Candidates
+from pipeline.shards import Candidates, PartRecord
 from pipeline.similarity.masked import masked_distance
 from pipeline.similarity.memory import distances, orientations, own_detail
 from pipeline.similarity.perceptual import Perceptual
@@ -75,20 +76,23 @@ class Memory:
     details: NDArray[np.float32]
     bound: float
 
-    def nearest(self, entry: Candidates) -> list[tuple[str, float]]:
-        """For each candidate of a request the reference it repeats most, and the distance to it.
+    def nearest(self, images: Sequence[Picture], mask: Mask, part: PartRecord) -> list[tuple[str, float]]:
+        """For each of a request's images the reference that one part of it repeats most, and the distance to it.
 
-        The reference the mask came from is also laid under the mask exactly as it was warped; the others only fit by their box.
+        The reference the mask came from is also laid under the mask exactly as it was warped; the others only fit by their
+        box, and so does that of a bent mask. A drawn mask came from none.
         """
         ids = [reference.id for reference in self.references]
-        source = ids.index(entry.request.reference)
-        under = warp_picture(self.references[source].image, np.array(entry.request.affine), len(entry.mask))
-        aligned = own_detail(under, entry.mask)
+        source, aligned = None, None
+        if part.reference is not None and part.affine is not None:
+            source = ids.index(part.reference)
+            aligned = own_detail(warp_picture(self.references[source].image, np.array(part.affine), len(mask)), mask)
         found: list[tuple[str, float]] = []
-        for image in entry.images:
-            own = own_detail(image, entry.mask)
+        for image in images:
+            own = own_detail(image, mask)
             away = distances(own, self.details)
-            away[source] = min(away[source], 1.0 - float((aligned * own).sum()))
+            if source is not None and aligned is not None:
+                away[source] = min(away[source], 1.0 - float((aligned * own).sum()))
             best = int(away.argmin())
             found.append((ids[best], float(away[best])))
         return found
@@ -151,7 +155,7 @@ class Verdict:
 
     Attributes:
         score: Distance to the clean crop inside the mask; the greatest wins (Low-Fidelity Selection).
-        changed_share: Share of the requested mask that changed.
+        changed_share: Share of the requested mask that changed; of several parts the least.
         label_iou: IoU of what changed and what was requested.
         nearest_reference: The reference it repeats most; None where nothing guards against that.
         reference_distance: Distance to it.
@@ -167,23 +171,40 @@ class Verdict:
 
 
 def verdicts(entry: Candidates, clean: Picture, guards: Guards) -> list[Verdict]:
-    """Judge every candidate of a request against the clean crop it was painted on."""
-    count = len(entry.images)
-    scores = masked_distance(guards.net, list(entry.images), [clean] * count, [entry.mask] * count)
-    memory = None if guards.memories is None else guards.memories[entry.request.defect]
-    near = [(None, None)] * count if memory is None else memory.nearest(entry)
+    """Judge every candidate of a request against the clean crop it was painted on; of several parts each must pass."""
+    count, mask = len(entry.images), entry.mask
+    scores = masked_distance(guards.net, list(entry.images), [clean] * count, [mask] * count)
+    near = _remembered(entry, guards.memories)
     found: list[Verdict] = []
-    for score, changed, (reference, distance) in zip(scores.tolist(), entry.changed, near, strict=True):
-        both = int((changed & entry.mask).sum())
-        share = both / max(1, int(entry.mask.sum()))
+    for score, changed, (reference, distance, remembered) in zip(scores.tolist(), entry.changed, near, strict=True):
+        shares = [int((own & part).sum()) / max(1, int(part.sum())) for own, part in _by_part(changed, entry.masks)]
         fault = None
-        if not changed.any() or share < guards.min_changed_share:
+        if not changed.any() or min(shares) < guards.min_changed_share:
             fault = TOO_LITTLE
         elif score > guards.artefact_bound:
             fault = ARTEFACT
-        elif memory is not None and distance is not None and distance < memory.bound:
+        elif remembered:
             fault = REMEMBERED
-        found.append(Verdict(score, share, both / max(1, int((changed | entry.mask).sum())), reference, distance, fault))
+        iou = int((changed & mask).sum()) / max(1, int((changed | mask).sum()))
+        found.append(Verdict(score, min(shares), iou, reference, distance, fault))
+    return found
+
+
+def _by_part(changed: Mask, masks: Sequence[Mask]) -> list[tuple[Mask, Mask]]:
+    return list(zip(divided(changed, masks), masks, strict=True))
+
+
+def _remembered(entry: Candidates, memories: Mapping[str, Memory] | None) -> list[tuple[str | None, float | None, bool]]:
+    """For each candidate the reference a part of it repeats most, the distance to it, and whether any part is too near to one."""
+    if memories is None:
+        return [(None, None, False)] * len(entry.images)
+    parts = entry.request.parts
+    near = [memories[p.defect].nearest(entry.images, mask, p) for p, mask in zip(parts, entry.masks, strict=True)]
+    bounds = [memories[part.defect].bound for part in parts]
+    found: list[tuple[str | None, float | None, bool]] = []
+    for one in zip(*near, strict=True):
+        reference, distance = min(one, key=lambda pair: pair[1])
+        found.append((reference, distance, any(away < bound for (_, away), bound in zip(one, bounds, strict=True))))
     return found
 
 
@@ -196,7 +217,8 @@ def ranked(found: Sequence[Verdict]) -> list[int]:
 def visible(entry: Candidates, size: tuple[int, int]) -> Candidates:
     """The entry with its masks cut to the (H, W) photo: beyond it a window holds only reflection, which is never pasted."""
     inside = read_mask_window(np.ones(size, bool), entry.request.window)
-    return replace(entry, mask=entry.mask & inside, changed=tuple(changed & inside for changed in entry.changed))
+    masks = tuple(mask & inside for mask in entry.masks)
+    return replace(entry, masks=masks, changed=tuple(changed & inside for changed in entry.changed))
 
 
 def real_score_bound(net: Perceptual, real: RealSide, quantile: float) -> float:

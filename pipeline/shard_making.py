@@ -23,7 +23,7 @@ from pipeline.lineage import Origin, rows_text
 from pipeline.params import SelectParams, SynthesizeParams
 from pipeline.records import fold_name
 from pipeline.runlog import digest
-from pipeline.scenes import Placed, Plan, open_plan
+from pipeline.scenes import Placed, Planner, Wanted, open_planner, read_targets
 from pipeline.selection import Guards, RealSide, Verdict, open_guards, read_real, verdicts, visible
 from pipeline.shards import Candidates, EncodedEntry, encoded, whole_file, write_encoded
 from pipeline.similarity.perceptual import choose_perceptual
@@ -89,7 +89,7 @@ class ShardJob:
 class Workshop:
     """What a process keeps open between shards of one job."""
 
-    plan: Plan
+    planner: Planner
     sampler: Sampler
     draws: Draws
 
@@ -107,7 +107,7 @@ _OPEN: dict[ShardJob, Workshop] = {}
 
 
 def make_shard(job: ShardJob, number: int) -> int:
-    """Write shard `number` and its rows; return how many numbers of the plan it holds.
+    """Write shard `number` and its rows; return how many scenes it holds.
 
     Requests are read ahead, and answers encoded, in threads beside the network. Threads of one process make one shard after
     the other: they share a network.
@@ -121,7 +121,7 @@ def make_shard(job: ShardJob, number: int) -> int:
     with _ONE_AT_A_TIME, _within_memory(job.params.micro_batch):
         shop = _workshop(job)
         size = job.params.shard_requests
-        numbers = range(number * size, min((number + 1) * size, shop.plan.count))
+        numbers = range(number * size, min((number + 1) * size, shop.planner.count))
         path = job.shard(number)
         packed = _packed(shop, numbers, job, path.name)
         # The rows first: where the shard is there, so are they.
@@ -147,16 +147,27 @@ def _workshop(job: ShardJob) -> Workshop:
     return _OPEN[job]
 
 
+def open_plan(job: ShardJob) -> tuple[RealSide, Planner, Wanted]:
+    """The fold's train side, what makes its scenes, and what is wanted of them.
+
+    Raises:
+        ParamsError: If `data/targets.yaml` asks for what the data set does not have.
+        RegionError: If the part is not found on a photo.
+    """
+    real = read_real(job.data / "prepared" / "train", job.fold)
+    wanted = read_targets(job.data / "targets.yaml", sorted({r.defect for r in real.references}))
+    return real, open_planner(job.origin.generator, real, job.params, wanted), wanted
+
+
 def open_workshop(job: ShardJob) -> Workshop:
-    """Load network, guards and plan.
+    """Load network, guards and planner.
 
     Raises:
         InputsChangedError: If concept or base are not those the run began with.
     """
     generator, params = job.origin.generator, job.params
-    real = read_real(job.data / "prepared" / "train", job.fold)
-    plan = open_plan(real, params, job.data / "targets.yaml")
-    photos = [read_rgb(real.train / sample.image) for sample in plan.factory.good[:CALIBRATION_PHOTOS]]
+    real, planner, _ = open_plan(job)
+    photos = [read_rgb(real.train / sample.image) for sample in planner.good[:CALIBRATION_PHOTOS]]
     section = getattr(params, generator)
     sampling = SampleJob(section, job.base, photos, params.feather_px, params.micro_batch, seed=job.fold)
     sampler = GENERATORS[generator]().load(job.concept, sampling)
@@ -164,7 +175,7 @@ def open_workshop(job: ShardJob) -> Workshop:
     judge = _judge(open_guards(net, job.selection, generator, real), real)
     # Looked at after loading: a change before or meanwhile is seen.
     refuse_changes({job.concept: job.origin.concept, job.base: job.origin.base})
-    return Workshop(plan, sampler, Draws(section.candidates, getattr(params.redraws, generator), judge))
+    return Workshop(planner, sampler, Draws(section.candidates, getattr(params.redraws, generator), judge))
 
 
 def refuse_changes(digests: Mapping[Path, str]) -> None:
@@ -195,7 +206,7 @@ def _packed(shop: Workshop, numbers: Sequence[int], job: ShardJob, shard: str) -
     order: list[str] = []
 
     def placed() -> Iterator[Placed]:
-        for scene in read_ahead(shop.plan.make, numbers, job.params.micro_batch):
+        for scene in read_ahead(shop.planner.make, numbers, job.params.micro_batch):
             order.extend(one.request.id for one in scene)
             yield from scene
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,11 +20,29 @@ from pipeline.images import Mask, Picture
 from pipeline.masks.crops import Window
 from pipeline.records import write_text
 
-REQUEST, CHANGED = "request.json", ".changed.png"
+REQUEST, MASK, CHANGED = "request.json", "mask.", ".changed.png"
 FATES = "candidates.jsonl"
 STATED = ("answered", "early", "dropped")
 """Fields of `Candidates` that stand in a request's JSON beside those of the request."""
 Affine = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartRecord:
+    """One defect of a request as it is kept.
+
+    Attributes:
+        defect: Type.
+        source: How its mask was made: affine, elastic or drawn.
+        reference: Id of the reference (one defect of a sample) its mask was made from; None for a drawn shape.
+        affine: The two rows of the matrix from pixels (x, y) of the reference's photo to pixels of the crop; None where no matrix
+            made the mask.
+    """
+
+    defect: str
+    source: str
+    reference: str | None
+    affine: Affine | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,31 +51,34 @@ class RequestRecord:
 
     Attributes:
         id: Id of the request.
-        defect: Type.
+        scene: Number of the scene; all requests of a scene are on one photo, in one shard, one after the other.
         clean: Id of the good sample.
-        reference: Id of the reference (one defect of a sample) whose mask was warped.
         window: The crop in pixels of the clean photo.
-        affine: The two rows of the matrix from pixels (x, y) of the reference's photo to pixels of the crop.
+        parts: The defects.
     """
 
     id: str
-    defect: str
+    scene: int
     clean: str
-    reference: str
     window: Window
-    affine: Affine
+    parts: tuple[PartRecord, ...]
+
+    @property
+    def defect(self) -> str:
+        """The types, each once, joined by "+"."""
+        return "+".join(dict.fromkeys(part.defect for part in self.parts))
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """A request, the mask it asked for, and its answers: (S, S, 3) crops and (S, S) masks of what changed.
+    """A request, the mask each of its parts asked for, and its answers: (S, S, 3) crops and (S, S) masks of what changed.
 
     `answered` says whether any of them passed the guards when they were drawn. Where the sampler ranks candidates early, `early`
     holds the score of every one that was drawn, and `dropped` the numbers of those that got no picture.
     """
 
     request: RequestRecord
-    mask: Mask
+    masks: tuple[Mask, ...]
     images: tuple[Picture, ...]
     changed: tuple[Mask, ...]
     answered: bool
@@ -72,6 +94,11 @@ class Candidates:
     def numbers(self) -> list[int]:
         """The number of each picture among all that were drawn."""
         return [number for number in range(self.drawn) if number not in self.dropped]
+
+    @property
+    def mask(self) -> Mask:
+        """(S, S) of all parts together."""
+        return np.logical_or.reduce(self.masks)
 
     def joined(self, more: Candidates) -> Candidates:
         """With further answers to the same request behind these."""
@@ -89,19 +116,19 @@ class CandidateFate:
         request: Id of the request.
         number: Place among the request's candidates, from 0 in the order they were drawn.
         shard: File below the candidates' folder of the fold.
-        defect: Type.
+        defect: The types, joined by "+".
         clean: Id of the good sample.
-        reference: Id of the reference whose mask was warped.
+        references: Ids of the references its masks were made from.
         score: Perceptual distance to the clean crop inside the mask, by the selecting net; None, as the other scores of the
             picture, for a candidate without one.
-        changed_share: Share of the requested mask that changed.
+        changed_share: Share of the requested mask that changed; of several parts the least.
         label_iou: IoU of what changed and what was requested.
         nearest_reference: The training reference whose own detail it repeats most; None where nothing guards against that.
         reference_distance: One minus the correlation with it.
-        quality: Mean likeness to the nearest real references of the type, by the judging features.
+        quality: Mean likeness to the nearest real references of the type, by the judging features; of several parts the mean.
         early: What the sampler ranked it by before it was finished; None where it does not.
         fate: "kept", or why it was not.
-        sample: Id of the selected sample; None for a candidate that was not kept.
+        sample: Stem of the selected image it went into; None for a candidate that was not kept.
     """
 
     request: str
@@ -109,7 +136,7 @@ class CandidateFate:
     shard: str
     defect: str
     clean: str
-    reference: str
+    references: tuple[str, ...]
     score: float | None
     changed_share: float | None
     label_iou: float | None
@@ -130,7 +157,8 @@ def write_fates(folder: Path, fates: Iterable[CandidateFate]) -> None:
 def read_fates(folder: Path) -> list[CandidateFate]:
     """The rows of `folder/candidates.jsonl` in file order."""
     with (folder / FATES).open(encoding="utf-8") as lines:
-        return [CandidateFate(**json.loads(line)) for line in lines]
+        rows = [json.loads(line) for line in lines]
+    return [CandidateFate(**{**row, "references": tuple(row["references"])}) for row in rows]
 
 
 def _png(array: Picture | Mask) -> bytes:
@@ -147,7 +175,8 @@ EncodedEntry = tuple[str, dict[str, bytes]]
 def encoded(entry: Candidates) -> EncodedEntry:
     """A request and its candidates as PNG and JSON."""
     request = asdict(entry.request) | {name: getattr(entry, name) for name in STATED}
-    files = {REQUEST: json.dumps(request, sort_keys=True).encode(), "mask.png": _png(entry.mask)}
+    files = {REQUEST: json.dumps(request, sort_keys=True).encode()}
+    files |= {f"{MASK}{number:03d}.png": _png(mask) for number, mask in enumerate(entry.masks)}
     for number, image, changed in zip(entry.numbers, entry.images, entry.changed, strict=True):
         files |= {f"{number:03d}.png": _png(image), f"{number:03d}{CHANGED}": _png(changed)}
     return entry.request.id, files
@@ -206,9 +235,15 @@ def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def _entry(files: dict[str, bytes]) -> Candidates:
     row = json.loads(files[REQUEST])
     answered, early, dropped = (row.pop(name) for name in STATED)
-    affine = tuple(tuple(line) for line in row["affine"])
-    record = RequestRecord(**{**row, "window": Window(**row["window"]), "affine": affine})
+    parts = tuple(_part(part) for part in row["parts"])
+    record = RequestRecord(**{**row, "window": Window(**row["window"]), "parts": parts})
     pictures = {name: np.array(Image.open(io.BytesIO(data))) for name, data in files.items() if name.endswith(".png")}
-    changed = tuple(pictures[name] > 0 for name in sorted(pictures) if name.endswith(CHANGED))
-    images = tuple(pictures[name] for name in sorted(pictures) if name != "mask.png" and not name.endswith(CHANGED))
-    return Candidates(record, pictures["mask.png"] > 0, images, changed, answered, tuple(early), tuple(dropped))
+    masks = tuple(pictures.pop(name) > 0 for name in sorted(pictures) if name.startswith(MASK))
+    changed = tuple(pictures.pop(name) > 0 for name in sorted(pictures) if name.endswith(CHANGED))
+    images = tuple(pictures[name] for name in sorted(pictures))
+    return Candidates(record, masks, images, changed, answered, tuple(early), tuple(dropped))
+
+
+def _part(row: dict[str, Any]) -> PartRecord:
+    affine = row["affine"]
+    return PartRecord(**{**row, "affine": None if affine is None else tuple(tuple(line) for line in affine)})

@@ -11,6 +11,8 @@ from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from pipeline.diffusion.components import small_pipeline
+from pipeline.generators.protocol import Part, Request
+from pipeline.images import Mask, Picture
 from pipeline.params import DefectFillParams, DiffusionSamplingParams
 from pipeline.references import Reference
 
@@ -92,6 +94,11 @@ def references(types: tuple[str, ...] = ("hole", "long scratch")) -> list[Refere
         image[mask] = 20
         found.append(Reference(f"{defect}-0", defect, image, mask))
     return found
+
+
+def request_of(name: str, defect: str, clean: Picture, mask: Mask, affine: np.ndarray | None = None) -> Request:
+    """A request of one part, whose mask comes from the toy reference of its type."""
+    return Request(name, clean, (Part(defect, mask, f"{defect}-0", np.eye(2, 3) if affine is None else affine),))
 
 
 def write_base(folder: Path, prediction_type: str = "v_prediction") -> Path:

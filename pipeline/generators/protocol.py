@@ -15,29 +15,51 @@ from pipeline.references import Reference
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One defect of a request.
+
+    Attributes:
+        defect: Type.
+        mask: (S, S) bool, where it is wanted.
+        reference: Id of the reference the mask was made from; None for a drawn shape.
+        affine: (2, 3) matrix from pixels (x, y) of that reference's photo to pixels of the crop; None where no matrix
+            made the mask.
+    """
+
+    defect: str
+    mask: Mask
+    reference: str | None
+    affine: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """One defect wanted on one clean crop.
+    """Defects wanted on one clean crop, most often one.
 
     Attributes:
         id: Unique in a run; part of every seed.
-        defect: Type.
         clean: (S, S, 3) uint8 crop of a good photo.
-        mask: (S, S) bool, where the defect is wanted.
-        reference: Id of the reference whose mask was warped into `mask`.
-        affine: (2, 3) matrix from pixels (x, y) of that reference's photo to pixels of the crop.
+        parts: The defects; their masks do not touch.
     """
 
     id: str
-    defect: str
     clean: Picture
-    mask: Mask
-    reference: str
-    affine: NDArray[np.float64]
+    parts: tuple[Part, ...]
+
+    @property
+    def mask(self) -> Mask:
+        """(S, S) bool, where any defect is wanted."""
+        return np.logical_or.reduce([part.mask for part in self.parts])
+
+    @property
+    def defects(self) -> tuple[str, ...]:
+        """The types, each once, in the order of the parts."""
+        return tuple(dict.fromkeys(part.defect for part in self.parts))
 
 
 @dataclass(frozen=True, slots=True)
 class Synthetic:
-    """The crop with its defect, and the mask of what REALLY changed, both of the request's size.
+    """The crop with its defects, and the mask of what REALLY changed, all parts together, both of the request's size.
 
     `early` is what the sampler ranked the request's candidates by before they were finished; None where it does not.
     """

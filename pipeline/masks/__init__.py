@@ -1,1 +1,1 @@
-"""Where defects go: crops around masks, warped reference masks, exact composites."""
+"""Where defects go: a bank of masks, places for them, crops around them, exact composites."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +13,14 @@ from pipeline.images import Mask, Picture
 SMOOTH_SIGMA_PX = 1.0
 
 
+def distance_to(mask: Mask) -> NDArray[np.float32]:
+    """(H, W) distance of each pixel to the nearest one of a mask, in pixels; 0 on it."""
+    return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+
+
 def feathered(mask: Mask, feather_px: int) -> NDArray[np.float32]:
     """(H, W) weights: 1 on the mask, falling linearly to 0 at `feather_px` + 1 pixels outside it."""
-    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.clip(1.0 - distance / (feather_px + 1), 0.0, 1.0).astype(np.float32)
+    return np.clip(1.0 - distance_to(mask) / (feather_px + 1), 0.0, 1.0).astype(np.float32)
 
 
 def apply_change(clean: Picture, change: NDArray[np.float32], mask: Mask, feather_px: int) -> Picture:
@@ -53,3 +59,11 @@ def changed_region(result: Picture, clean: Picture, sure: float, possible: float
     holds_sure[pieces[maybe & (size > sure)]] = True
     holds_sure[0] = False
     return holds_sure[pieces]
+
+
+def divided(changed: Mask, parts: Sequence[Mask]) -> tuple[Mask, ...]:
+    """What changed, shared out: each pixel goes to the nearest of the parts' masks, the first of those equally near."""
+    if len(parts) == 1:
+        return (changed,)
+    nearest = np.argmin([distance_to(part) for part in parts], axis=0)
+    return tuple(changed & (nearest == number) for number in range(len(parts)))

@@ -6,21 +6,36 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.diffusion.components import load_vae
-from pipeline.images import Picture, read_rgb, write_png
+from pipeline.images import Mask, Picture, read_rgb, write_png
+from pipeline.masks.composite import divided
 from pipeline.masks.crops import paste_window, read_window
 from pipeline.params import SelectParams
 from pipeline.records import Sample, fold_name, read_card, write_json, write_manifest
 from pipeline.references import sample_of
 from pipeline.runlog import whole_folder
-from pipeline.selection import KEPT, OUTRANKED, RANKED_LOW, Guards, RealSide, open_guards, ranked, read_real, verdicts, visible
-from pipeline.shards import CandidateFate, Candidates, read_shard, write_fates
+from pipeline.selection import (
+    KEPT,
+    OUTRANKED,
+    RANKED_LOW,
+    Guards,
+    RealSide,
+    Verdict,
+    open_guards,
+    ranked,
+    read_real,
+    verdicts,
+    visible,
+)
+from pipeline.shards import CandidateFate, Candidates, RequestRecord, read_shard, write_fates
 from pipeline.similarity.perceptual import choose_perceptual
 from pipeline.similarity.quality import JUDGE, RealLooks, look, quality, real_looks
 
@@ -61,14 +76,19 @@ def select_candidates(params: SelectParams, data: Path, generator: str, out: Pat
             jury = _jury(params, generator, data / "base" / fold_name(fold), read_real(train, fold))
             folder = building / fold_name(fold)
             shards = sorted((data / "candidates" / generator / fold_name(fold)).glob("shard-*.tar"))
-            fates = [fate for shard in shards for entry in read_shard(shard) for fate in _decide(entry, shard.name, jury, folder)]
+            chosen = [
+                _decide(list(scene), shard.name, jury, folder)
+                for shard in shards
+                for _, scene in groupby(read_shard(shard), key=lambda entry: entry.request.scene)
+            ]
+            fates = [fate for decided, _ in chosen for fate in decided]
             counts = Counter(fate.fate for fate in fates)
-            kept = [fate for fate in fates if fate.sample is not None]
-            if not kept:
+            samples = [sample for _, found in chosen for sample in found]
+            if not samples:
                 raise NothingKeptError(
                     f"{generator}, fold {fold}: none of the candidates survived ({dict(counts)}); {_way_out()}"
                 )
-            write_manifest(folder, [_sample(fate, jury.real) for fate in kept])
+            write_manifest(folder, samples)
             write_fates(folder, fates)
             write_json(folder / "card.json", _facts(jury, fates))
             logger.info("%s, fold %d: %s", generator, fold, dict(counts))
@@ -87,17 +107,29 @@ def _way_out() -> str:
     )
 
 
-def _decide(entry: Candidates, shard: str, jury: Jury, folder: Path) -> list[CandidateFate]:
-    """Judge one request, write the photos of what is kept, and say what became of every candidate."""
-    photo = read_rgb(jury.real.train / jury.real.samples[entry.request.clean].image)
-    seen, request = visible(entry, photo.shape[:2]), entry.request
-    found = verdicts(seen, read_window(photo, request.window), jury.guards)
-    likeness = quality(
-        np.stack([look(image, seen.mask) for image in seen.images]), request.defect, jury.looks, jury.params.quality_neighbours
-    )
-    kept = {place: f"{request.id}-{rank}" for rank, place in enumerate(ranked(found)[: jury.params.keep_per_request])}
-    for place, name in kept.items():
-        _write(entry, place, photo, folder, name)
+def _decide(scene: Sequence[Candidates], shard: str, jury: Jury, folder: Path) -> tuple[list[CandidateFate], list[Sample]]:
+    """Judge the requests of one scene, write the photos of what is kept, and say what became of every candidate."""
+    real = jury.real
+    photo = read_rgb(real.train / real.samples[scene[0].request.clean].image)
+    seen = [visible(entry, photo.shape[:2]) for entry in scene]
+    found = [verdicts(entry, read_window(photo, entry.request.window), jury.guards) for entry in seen]
+    kept = [ranked(one)[: jury.params.keep_per_request] for one in found]
+    # The best candidates of all requests share a photo, then the second best of those that have one.
+    samples = [
+        sample
+        for rank in range(max(len(places) for places in kept))
+        for sample in _write(
+            [(e, places[rank]) for e, places in zip(scene, kept, strict=True) if rank < len(places)], rank, photo, real, folder
+        )
+    ]
+    fates = [
+        fate for entry, one, places in zip(seen, found, kept, strict=True) for fate in _fates(entry, one, places, shard, jury)
+    ]
+    return fates, samples
+
+
+def _fates(entry: Candidates, found: Sequence[Verdict], kept: Sequence[int], shard: str, jury: Jury) -> list[CandidateFate]:
+    request, likeness = entry.request, _likeness(entry, jury)
     judged = {
         number: CandidateFate(
             **_origin(entry, number, shard),
@@ -108,7 +140,7 @@ def _decide(entry: Candidates, shard: str, jury: Jury, folder: Path) -> list[Can
             reference_distance=None if verdict.reference_distance is None else round(verdict.reference_distance, 6),
             quality=round(float(likeness[place]), 6),
             fate=verdict.fault or (KEPT if place in kept else OUTRANKED),
-            sample=kept.get(place),
+            sample=_photo_name(request, jury.real, kept.index(place)) if place in kept else None,
         )
         for place, (number, verdict) in enumerate(zip(entry.numbers, found, strict=True))
     }
@@ -124,7 +156,7 @@ def _origin(entry: Candidates, number: int, shard: str) -> dict[str, Any]:
         "shard": shard,
         "defect": request.defect,
         "clean": request.clean,
-        "reference": request.reference,
+        "references": tuple(part.reference for part in request.parts if part.reference is not None),
         "early": round(entry.early[number], 6) if entry.early else None,
     }
 
@@ -137,28 +169,58 @@ def _dropped(entry: Candidates, number: int, shard: str) -> CandidateFate:
     return CandidateFate(**_origin(entry, number, shard), **unseen, fate=RANKED_LOW)
 
 
-def _write(entry: Candidates, place: int, photo: Picture, folder: Path, name: str) -> None:
-    """Put one candidate back into its photo and write both files; every other pixel stays the photo's."""
-    image, mask = photo.copy(), np.zeros(photo.shape[:2], bool)
-    paste_window(image, entry.images[place], entry.request.window)
-    paste_window(mask, entry.changed[place], entry.request.window)
-    grey = bool((image == image[..., :1]).all())
+def _likeness(entry: Candidates, jury: Jury) -> NDArray[np.float64]:
+    """(B,) quality of each candidate, mean over its parts."""
+    by_part = [
+        quality(np.stack([look(image, mask) for image in entry.images]), part.defect, jury.looks, jury.params.quality_neighbours)
+        for part, mask in zip(entry.request.parts, entry.masks, strict=True)
+    ]
+    return np.mean(by_part, axis=0)
+
+
+def _photo_name(request: RequestRecord, real: RealSide, rank: int) -> str:
+    return f"{fold_name(real.fold)}-{request.scene:05d}-{rank}"
+
+
+def _write(chosen: Sequence[tuple[Candidates, int]], rank: int, photo: Picture, real: RealSide, folder: Path) -> list[Sample]:
+    """Put candidates back into their photo, and write it and a mask a type; every other pixel stays the photo's."""
+    image = photo.copy()
+    masks: dict[str, Mask] = {}
+    parents: dict[str, list[str]] = {}
+    for entry, place in chosen:
+        window, parts = entry.request.window, entry.request.parts
+        # Crops of one scene may overlap: only what differs is put back.
+        paste_window(
+            image,
+            np.where((entry.images[place] != read_window(photo, window)), entry.images[place], read_window(image, window)),
+            window,
+        )
+        for part, own in zip(parts, divided(entry.changed[place], entry.masks), strict=True):
+            whole = np.zeros(photo.shape[:2], bool)
+            paste_window(whole, own, window)
+            if whole.any():
+                masks[part.defect] = masks.get(part.defect, np.zeros_like(whole)) | whole
+                parents.setdefault(part.defect, []).extend([] if part.reference is None else [sample_of(part.reference)])
+    request = chosen[0][0].request
+    name, grey = _photo_name(request, real, rank), bool((image == image[..., :1]).all())
     write_png(folder / "images" / f"{name}.png", image[..., 0] if grey else image)
-    write_png(folder / "masks" / f"{name}.png", mask)
-
-
-def _sample(fate: CandidateFate, real: RealSide) -> Sample:
-    return Sample(
-        id=str(fate.sample),
-        image=f"images/{fate.sample}.png",
-        mask=f"masks/{fate.sample}.png",
-        defect=fate.defect,
-        part_id=real.samples[fate.clean].part_id,
-        split="train",
-        fold=real.fold,
-        origin="synthetic",
-        parents=(fate.clean, sample_of(fate.reference)),
-    )
+    samples = []
+    for number, (defect, mask) in enumerate(sorted(masks.items())):
+        write_png(folder / "masks" / f"{name}-{number}.png", mask)
+        samples.append(
+            Sample(
+                id=f"{name}-{defect}",
+                image=f"images/{name}.png",
+                mask=f"masks/{name}-{number}.png",
+                defect=defect,
+                part_id=real.samples[request.clean].part_id,
+                split="train",
+                fold=real.fold,
+                origin="synthetic",
+                parents=(request.clean, *dict.fromkeys(parents[defect])),
+            )
+        )
+    return samples
 
 
 def _facts(jury: Jury, fates: Sequence[CandidateFate]) -> dict[str, object]:
@@ -170,7 +232,7 @@ def _facts(jury: Jury, fates: Sequence[CandidateFate]) -> dict[str, object]:
         "perceptual": jury.guards.net.name,
         "judge": JUDGE,
         "artefact_bound": round(jury.guards.artefact_bound, 4),
-        "remembered_below": memories and {defect: round(memories[defect].bound, 4) for defect in types},
+        "remembered_below": memories and {defect: round(memory.bound, 4) for defect, memory in sorted(memories.items())},
         "kept": dict(sorted(Counter(fate.defect for fate in kept).items())),
         "rejected": dict(sorted(Counter(fate.fate for fate in fates if fate.fate != KEPT).items())),
         "requests_by_candidates": {str(n): count for n, count in sorted(Counter(candidates.values()).items())},

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from pipeline.fan_out import Crew, open_crew
 from pipeline.lineage import Origin, join_rows, outcome, read_rows
 from pipeline.params import SelectParams, SynthesizeParams
 from pipeline.records import fold_name, read_card, write_json
 from pipeline.runlog import digest, name_of, resumable_output, work_folder
-from pipeline.scenes import Plan, open_plan
-from pipeline.selection import read_real
-from pipeline.shard_making import NetworkMemoryError, ShardJob, make_shard, refuse_changes, sampler_facts
+from pipeline.scenes import Planner, Wanted
+from pipeline.shard_making import NetworkMemoryError, ShardJob, make_shard, open_plan, refuse_changes, sampler_facts
 from pipeline.training import progress
 
 logger = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ def synthesize(generator: str, params: SynthesizeParams, selection: SelectParams
 
     Raises:
         ParamsError: If `data/targets.yaml` asks for what the data set does not have.
+        RegionError: If the part is not found on a photo.
         InputsChangedError: If something the run reads changed meanwhile.
         WorkError: Names the shard that failed, and why.
         NetworkMemoryError: If even one crop at a time does not fit into memory.
@@ -80,7 +83,9 @@ def synthesize(generator: str, params: SynthesizeParams, selection: SelectParams
     train = data / "prepared" / "train"
     folds = read_card(train).folds
     of_folds = [data / name / fold_name(fold) for name in (f"concepts/{generator}", "base") for fold in folds]
-    run = Run(generator, params, selection, data, {path: digest(path) for path in (train, data / "targets.yaml", *of_folds)})
+    regions = [] if params.placement.region_masks is None else [Path(params.placement.region_masks).resolve()]
+    read = (train, data / "targets.yaml", *of_folds, *regions)
+    run = Run(generator, params, selection, data, {path: digest(path) for path in read})
     with open_crew() as crew, work_folder(f"{name_of(out)}-recipe", run.key) as notes:
         while not _tried(run, crew, notes, out):
             pass
@@ -114,8 +119,8 @@ def _noted(path: Path, asked: int) -> int:
 
 def make_fold(job: ShardJob, crew: Crew, asked: int) -> None:
     """Make the shards that are missing, then manifest and card."""
-    plan = open_plan(read_real(job.data / "prepared" / "train", job.fold), job.params, job.data / "targets.yaml")
-    shards = -(-plan.count // job.params.shard_requests)
+    _, planner, wanted = open_plan(job)
+    shards = -(-planner.count // job.params.shard_requests)
     for folder in (job.out, job.rows):
         folder.mkdir(parents=True, exist_ok=True)
     missing = [number for number in range(shards) if not job.shard(number).exists()]
@@ -126,14 +131,15 @@ def make_fold(job: ShardJob, crew: Crew, asked: int) -> None:
     for torn in job.out.glob("*.tmp"):
         torn.unlink(missing_ok=True)
     join_rows((job.rows_of(number) for number in range(shards)), job.out)
-    _write_card(job, plan, facts, asked)
+    _write_card(job, planner, wanted, facts, asked)
 
 
-def _write_card(job: ShardJob, plan: Plan, facts: dict[str, object], asked: int) -> None:
+def _write_card(job: ShardJob, planner: Planner, wanted: Wanted, facts: dict[str, object], asked: int) -> None:
     candidates = getattr(job.params, job.origin.generator).candidates
-    found = outcome(read_rows(job.out), candidates)
+    found = {"scenes": planner.count} | outcome(read_rows(job.out), candidates)
     card = {
-        "requests": dict(plan.wanted),
+        "wanted": wanted,
+        "left_out": left_out(planner, read_rows(job.out)),
         "candidates_a_draw": candidates,
         "redraws_at_most": getattr(job.params.redraws, job.origin.generator),
         "outcome": found,
@@ -144,3 +150,13 @@ def _write_card(job: ShardJob, plan: Plan, facts: dict[str, object], asked: int)
     }
     write_json(job.out / "card.json", card)
     logger.info("%s, fold %d: %s", job.origin.generator, job.fold, found)
+
+
+def left_out(planner: Planner, rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many of the wanted defects found no place, by type and reason; only the scenes that lack some are planned again."""
+    parts: Counter[int] = Counter()
+    for _, group in groupby(rows, key=lambda row: row["request"]):
+        first = next(group)
+        parts[first["scene"]] += len(first["parts"])
+    short = [number for number in range(planner.count) if parts[number] < planner.wanted(number)]
+    return dict(sorted(Counter(reason for number in short for reason in planner.plan(number)[1]).items()))

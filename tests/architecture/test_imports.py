@@ -59,7 +59,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline.selection",
         "pipeline.shards",
     ),
-    "pipeline.lineage": (*FOUNDATION, "pipeline.answering", "pipeline.shards"),
+    "pipeline.lineage": (*FOUNDATION, "pipeline.answering", "pipeline.selection", "pipeline.shards"),
     "pipeline.fan_out": (),
     # Opens everything a shard is made with.
     "pipeline.shard_making": (

@@ -35,9 +35,9 @@ def gallery(references: Sequence[Reference], placed: Sequence[Placed], made: Seq
     """Three rows a type: real references with outline, requests on clean crops with outline, and what was painted there."""
     blank = np.full((SHOWN_PX, SHOWN_PX, 3), 255, np.uint8)
     rows: list[Picture] = []
-    for defect in sorted({p.request.defect for p in placed}):
+    for defect in sorted({p.record.defect for p in placed}):
         real = [outlined(*real_crop(r)) for r in references if r.defect == defect][:COLUMNS]
-        chosen = [(p.request, m) for p, m in zip(placed, made, strict=True) if p.request.defect == defect][:COLUMNS]
+        chosen = [(p.request, m) for p, m in zip(placed, made, strict=True) if p.record.defect == defect][:COLUMNS]
         asked = [outlined(resize_picture(r.clean, SIDE_PX), shown_mask(r.mask)) for r, _ in chosen]
         painted = [resize_picture(m.image, SHOWN_PX) for _, m in chosen]
         for cells in (real, asked, painted):
@@ -51,11 +51,11 @@ def quiz(
 ) -> tuple[NDArray[np.uint8], list[dict[str, str]]]:
     """Numbered crops, as many real as synthetic of each type, shuffled; and what each of them is."""
     rng = np.random.default_rng(seed)
-    kinds = sorted({p.request.defect for p in placed})
+    kinds = sorted({p.record.defect for p in placed})
     cells: list[tuple[Picture, dict[str, str]]] = []
     for kind in kinds:
         real = [r for r in held_back if r.defect == kind]
-        ours = [(p, m) for p, m in zip(placed, made, strict=True) if p.request.defect == kind]
+        ours = [(p, m) for p, m in zip(placed, made, strict=True) if p.record.defect == kind]
         for i in rng.choice(len(real), QUIZ_EACH, replace=False):
             cells.append((real_crop(real[i])[0], {"type": kind, "origin": "real", "id": real[i].id}))
         for i in rng.choice(len(ours), QUIZ_EACH, replace=False):

@@ -29,8 +29,9 @@ from pipeline.masks.crops import paint_mask, read_mask_window, read_window, resi
 from pipeline.params import DefectFillParams, DiffusionSamplingParams, SynthesizeParams
 from pipeline.records import Sample, good_samples, read_manifest
 from pipeline.references import Reference, instances, read_references
-from pipeline.scenes import Factory, Placed
+from pipeline.scenes import Placed, Wanted, open_planner
 from pipeline.seeds import derive_seed
+from pipeline.selection import read_real
 from tests.bench.fills import features, hole_vectors, part_interval
 
 SIDE_PX = 64
@@ -111,10 +112,10 @@ def shown_mask(mask: Mask) -> Mask:
 
 def requests(bench: Bench, params: SynthesizeParams, count: int) -> list[Placed]:
     """`count` requests of each type, as the stage `synthesize` makes them."""
-    good = [s for s in good_samples(bench.samples) if s.split == "train"]
-    by_defect = {d: [r for r in bench.references if r.defect == d] for d in sorted({r.defect for r in bench.references})}
-    factory = Factory(bench.fold, by_defect, good, bench.train, params)
-    return [factory.make(defect, number) for defect in by_defect for number in range(count)]
+    real = read_real(bench.train, bench.fold)
+    wanted: Wanted = {defect: {"any": count} for defect in sorted({r.defect for r in real.references})}
+    planner = open_planner("defectfill", real, params, wanted)
+    return [placed for number in range(planner.count) for placed in planner.make(number)]
 
 
 def fitted(bench: Bench, params: DefectFillParams, out: Path) -> Path:
@@ -176,7 +177,7 @@ def distances(bench: Bench, placed: Sequence[Placed], made: Sequence[Synthetic])
     ours = (vectors(bench, *zip(*looks, strict=True)) - middle) / spread
     kinds, found = np.array([r.defect for r in bench.held_back]), np.zeros(len(placed))
     for row, p in enumerate(placed):
-        same = (real[kinds == p.request.defect] - middle) / spread
+        same = (real[kinds == p.record.defect] - middle) / spread
         apart = np.sqrt(((same - ours[row]) ** 2).mean(axis=1))
         found[row] = np.sort(apart)[:NEAREST].mean()
     return found
@@ -188,8 +189,8 @@ def effect(bench: Bench, concept: Path, params: SynthesizeParams) -> dict[str, A
     one, zero = (distances(bench, placed, paint(bench, concept, params, placed, scale)) for scale in (1.0, 0.0))
     clean = {s.id: s.part_id for s in bench.samples}
     found: dict[str, Any] = {}
-    for defect in sorted({p.request.defect for p in placed}):
-        rows = [i for i, p in enumerate(placed) if p.request.defect == defect]
+    for defect in sorted({p.record.defect for p in placed}):
+        rows = [i for i, p in enumerate(placed) if p.record.defect == defect]
         mean, low, high = part_interval((one - zero)[rows], tuple(clean[placed[i].record.clean] for i in rows), 0)
         found[defect] = {
             "scale_1": round(float(one[rows].mean()), 4),

@@ -46,14 +46,14 @@ class Stock:
         pipe: Base with tokens and LoRA.
         prompts: By defect type.
         net: Scores each picture inside the mask.
-        threshold: Grey levels above which a pixel counts as changed; ours, so that the guards see both alike.
+        thresholds: Grey levels above which a pixel has surely or possibly changed; ours, so that the guards see both alike.
         real: Where the clean photos lie.
     """
 
     pipe: StableDiffusionInpaintPipeline
     prompts: dict[str, str]
     net: Perceptual
-    threshold: float
+    thresholds: tuple[float, float]
     real: RealSide
 
 
@@ -61,10 +61,10 @@ Paint = Callable[[Stock, Placed, int], Picture]
 """A request's crop with its defect, from a seed."""
 
 
-def open_stock(base: Path, concept: Path, net: Perceptual, threshold: float, real: RealSide) -> Stock:
+def open_stock(base: Path, concept: Path, net: Perceptual, thresholds: tuple[float, float], real: RealSide) -> Stock:
     """Load base and concept as `DefectFillSampler` does."""
     pipe = load_pipeline(base)
-    return Stock(pipe, load_concept(pipe, concept, base), net, threshold, real)
+    return Stock(pipe, load_concept(pipe, concept, base), net, thresholds, real)
 
 
 def side_multiple(pipe: StableDiffusionInpaintPipeline) -> int:
@@ -119,5 +119,5 @@ def one_by_one(stock: Stock, placed: Placed, paint: Paint, numbers: Sequence[int
         image = paint(stock, placed, derive_seed("candidate", placed.request.id, number))
         masked_distance(stock.net, [image], [placed.request.clean], [placed.request.mask])
         images.append(image)
-    changed = tuple(changed_region(image, placed.request.clean, stock.threshold) for image in images)
+    changed = tuple(changed_region(image, placed.request.clean, *stock.thresholds) for image in images)
     return Candidates(placed.record, placed.request.mask, tuple(images), changed, False)

@@ -32,7 +32,6 @@ from pipeline.images import Picture
 from pipeline.params import LearnConceptParams, SelectParams, SynthesizeParams, load_section
 from pipeline.records import fold_name
 from pipeline.runlog import digest
-from pipeline.scenes import open_plan
 from pipeline.selection import Verdict, read_real
 from pipeline.shard_making import ShardJob, Workshop, make_shard
 from pipeline.shards import Candidates
@@ -97,8 +96,7 @@ def accepting(entry: Candidates, clean: Picture) -> Sequence[Verdict]:
 
 def grey_workshop(made: ShardJob) -> Workshop:
     """The real plan, and no network."""
-    plan = open_plan(read_real(made.data / "prepared" / "train", made.fold), made.params, made.data / "targets.yaml")
-    return Workshop(plan, Grey(), Draws(1, 0, accepting))
+    return Workshop(shard_making.open_plan(made)[1], Grey(), Draws(1, 0, accepting))
 
 
 def stub_run(root: Path, work: Path, log: Path) -> None:

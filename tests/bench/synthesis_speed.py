@@ -213,9 +213,9 @@ def dealt(placed: Sequence[Placed], count: int, rounds: int) -> list[list[Placed
     return [list(placed[:count][number::rounds]) for number in range(rounds)]
 
 
-def loops(plan: Plan, bench: Bench, fitted: Path, court: Court, threshold: float, placed: Sequence[Placed]) -> dict[str, Way]:
+def loops(plan: Plan, bench: Bench, fitted: Path, court: Court, thresholds: tuple[float, float], placed: Sequence[Placed]) -> dict[str, Way]:
     """The two loops people run today."""
-    stock = open_stock(bench.base, fitted, court.guards.net, threshold, court.real)
+    stock = open_stock(bench.base, fitted, court.guards.net, thresholds, court.real)
 
     def way(paint: Any, drawn: int, count: int) -> Way:
         one = partial(one_by_one, stock, paint=paint, numbers=range(drawn))
@@ -239,8 +239,9 @@ def speed(plan: Plan, bench: Bench, fitted: Path, params: SynthesizeParams, sele
     court = open_court(bench, selection)
     placed = by_turns(requests(bench, params, 1 + plan.own_requests // len(court.looks.by_type)))[: plan.own_requests]
     sampler = open_sampler(bench, fitted, params)
-    # The loops' pictures are measured with our threshold, so that the guards see all of them alike.
-    ways = loops(plan, bench, fitted, court, sampler.facts()["change_threshold"], placed)
+    # The loops' pictures are measured with our thresholds, so that the guards see all of them alike.
+    facts = sampler.facts()
+    ways = loops(plan, bench, fitted, court, (facts["surely_changed_above"], facts["possibly_changed_above"]), placed)
     ways[OURS] = own_way(sampler, params, court, placed, plan.rounds)
     rungs, before = ladder(params), None
     for measure, section in rungs:

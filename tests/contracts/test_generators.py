@@ -1,15 +1,16 @@
 """Every generator of the catalogue obeys the protocol."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.generators import GENERATORS
-from pipeline.generators.protocol import FitJob, Request, SampleJob, Sampler
+from pipeline.generators.protocol import FitJob, Part, Request, SampleJob, Sampler
 from pipeline.masks.composite import feathered
 from pipeline.params import CopyPasteParams, CopyPasteSamplingParams
-from tests.diffusion_toy import fit_params, references, sampling_params, write_base
+from tests.diffusion_toy import fit_params, references, request_of, sampling_params, write_base
 
 FEATHER_PX = 2
 FIT = {"copy_paste": CopyPasteParams(), "defectfill": fit_params()}
@@ -31,7 +32,7 @@ def requests() -> list[tuple[Request, int]]:
         mask = np.zeros((side, side), bool)
         mask[side // 4 : side // 2, side // 4 : side // 2] = True
         affine = np.array([[1.0, 0, -10.0 + number], [0, 1.0, -12.0]])
-        made.append((Request(f"r{number}", "hole", clean, mask, "hole-0", affine), 100 + number))
+        made.append((request_of(f"r{number}", "hole", clean, mask, affine), 100 + number))
     return made
 
 
@@ -69,6 +70,23 @@ def test_what_is_called_changed_did_change(fitted):
         assert (result.image != request.clean).any(axis=2)[result.changed].all()
 
 
+def test_several_defects_of_one_crop_are_answered_in_their_masks(fitted):
+    (request, seed), second = requests()[2], np.zeros((50, 50), bool)
+    second[34:44, 30:46] = True
+    both = replace(
+        request, parts=(*request.parts, Part("long scratch", second, "long scratch-0", np.array([[1.0, 0, 5], [0, 1, 8]])))
+    )
+    result = next(iter(sampler_of(fitted)([(both, seed)])))
+    outside = feathered(both.mask, FEATHER_PX) == 0
+    assert (result.image[outside] == both.clean[outside]).all()
+    assert (result.changed & second).any() and (result.image != both.clean).any(axis=2)[result.changed].all()
+    if fitted[0] == "copy_paste":
+        # The toy scratch is 20 everywhere under its mask (25..40, 20..35), which the second part's matrix moves by (5, 8).
+        inside = second.copy()
+        inside[:, :30], inside[:, 46:] = False, False
+        assert (result.image[inside] == 20).all() and (result.image[request.mask] == 20).any()
+
+
 def test_the_answer_depends_on_request_and_seed_alone(fitted):
     sampler = sampler_of(fitted)
     together = [r.image for r in sampler(requests())]
@@ -81,6 +99,6 @@ def test_the_answer_depends_on_request_and_seed_alone(fitted):
 def test_a_grey_photo_stays_grey_where_the_references_are_grey(fitted):
     request, seed = requests()[1]
     clean = np.repeat(request.clean[..., :1], 3, axis=2)
-    grey = Request(request.id, request.defect, clean, request.mask, request.reference, request.affine)
+    grey = replace(request, clean=clean)
     image = next(iter(sampler_of(fitted)([(grey, seed)]))).image
     assert (image == image[..., :1]).all()

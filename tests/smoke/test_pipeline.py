@@ -102,14 +102,14 @@ def test_synthetic_photos_equal_the_clean_ones_outside_the_request(done: Path):
         folder = done / "data" / "selected" / generator / "fold-0"
         made = read_manifest(folder)
         shards = (done / "data" / "candidates" / generator / "fold-0").glob("shard-*.tar")
-        requests = {entry.request.id: entry for shard in shards for entry in read_shard(shard)}
+        requests = {f"fold-0-{entry.request.scene:05d}": entry for shard in shards for entry in read_shard(shard)}
         assert 0 < len(made) <= len(requests) == 8
         for sample in made:
             before, after = read_rgb(train / clean[sample.parents[0]].image), read_rgb(folder / sample.image)
             changed = (before != after).any(axis=2)
             label = read_mask(folder / str(sample.mask))
             assert not (label & ~changed).any(), "a label pixel that did not change"
-            entry, allowed = requests[sample.id.rsplit("-", 1)[0]], np.zeros(changed.shape, bool)
+            entry, allowed = requests[Path(sample.image).stem.rsplit("-", 1)[0]], np.zeros(changed.shape, bool)
             paste_window(allowed, feathered(entry.mask, feather_px) > 0, entry.request.window)
             assert not (changed & ~allowed).any(), "a pixel outside the mask and its feather changed"
             assert sample.origin == "synthetic" and sample.fold == 0

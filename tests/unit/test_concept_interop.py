@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.__main__ import main
 from pipeline.diffusion.components import EMBEDDED, load_pipeline, prompt_ids
-from pipeline.generators.defectfill.concept import ConceptError, load_concept
+from pipeline.generators.defectfill.concept import ConceptError, joint_prompt, load_concept, object_prompt
 from pipeline.generators.defectfill.fit import fit
 from pipeline.generators.defectfill.sample import DefectFillSampler
-from pipeline.generators.protocol import FitJob, Request, SampleJob
+from pipeline.generators.protocol import FitJob, Part, Request, SampleJob
 from pipeline.training import DeviceError
-from tests.diffusion_toy import fit_params, references, sampling_params, write_base
+from tests.diffusion_toy import fit_params, references, request_of, sampling_params, write_base
 
 LORA = "pytorch_lora_weights.safetensors"
 STOCK = {
@@ -61,16 +61,23 @@ def request(side: int = 64, defect: str = "hole") -> Request:
     )
     mask = np.zeros((side, side), bool)
     mask[side // 4 : side // 2, side // 3 : side // 3 + side // 4] = True
-    return Request("r0", defect, clean, mask, "hole-0", np.eye(2, 3))
+    return request_of("r0", defect, clean, mask)
 
 
 def good() -> list[np.ndarray]:
     return [np.random.default_rng(0).integers(90, 160, (80, 90, 3)).astype(np.uint8)]
 
 
-def ours(base: Path, concept: Path, **changes: object) -> np.ndarray:
+def both() -> Request:
+    """A hole and a scratch on one crop."""
+    wanted, second = request(), np.zeros((64, 64), bool)
+    second[40:56, 36:56] = True
+    return Request("r0", wanted.clean, (*wanted.parts, Part("long scratch", second, "long scratch-0", np.eye(2, 3))))
+
+
+def ours(base: Path, concept: Path, wanted: Request | None = None, **changes: object) -> np.ndarray:
     job = SampleJob(sampling_params(**changes), base, good(), feather_px=2, micro_batch=1, seed=0)
-    return next(iter(DefectFillSampler(concept, job)([(request(), 7)]))).image
+    return next(iter(DefectFillSampler(concept, job)([(wanted or request(), 7)]))).image
 
 
 def stock(base: Path, concept: Path, **arguments: object) -> np.ndarray:
@@ -87,9 +94,10 @@ def stock(base: Path, concept: Path, **arguments: object) -> np.ndarray:
     if solver is not None:
         pipe.scheduler = solver.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
-    wanted = request()
+    wanted = arguments.pop("wanted", None) or request()
+    words = " and ".join(card["tokens"][defect] for defect in wanted.defects)
     result = pipe(
-        prompt=card["prompts"][wanted.defect],
+        prompt=f"A surface with {words}",
         image=Image.fromarray(wanted.clean),
         mask_image=Image.fromarray(wanted.mask.astype(np.uint8) * 255),
         num_inference_steps=5,
@@ -107,6 +115,23 @@ def test_the_stock_pipeline_paints_the_same_picture(concept: Path, scheduler: st
     theirs = stock(EMBEDDED, concept, scheduler=scheduler, strength=strength, guidance_scale=guidance).astype(int)
     same = ours(EMBEDDED, concept, scheduler=scheduler, strength=strength, guidance=guidance, **STOCK)
     assert np.abs(same - theirs).max() <= 1 and (same != theirs).mean() < 1e-3, "sums round differently in another memory layout"
+
+
+def test_the_stock_pipeline_paints_several_defects_with_the_prompt_that_names_them(concept: Path):
+    theirs = stock(EMBEDDED, concept, wanted=both(), strength=1.0, guidance_scale=3.0).astype(int)
+    same = ours(EMBEDDED, concept, both(), strength=1.0, guidance=3.0, **STOCK)
+    assert np.abs(same - theirs).max() <= 1 and (same != theirs).mean() < 1e-3
+    alone = Request("r0", both().clean, (Part("hole", both().mask, None, None),))
+    other = ours(EMBEDDED, concept, alone, strength=1.0, guidance=3.0, **STOCK)
+    assert np.abs(other.astype(int) - theirs).max() >= 20, "the second word changes nothing"
+
+
+def test_a_joint_prompt_says_what_is_common_once_and_each_type_once():
+    prompts = [object_prompt(word, "metal tile") for word in ("<crack>", "<hole>", "<crack>")]
+    assert joint_prompt(prompts) == "A metal tile with <crack> and <hole>"
+    assert joint_prompt(prompts[:1]) == prompts[0]
+    assert joint_prompt(["A photo of a sks", "A photo of a sks hole"]) == "A photo of a sks and sks hole"
+    assert joint_prompt(["scratch", "a hole"]) == "scratch and a hole"
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +161,7 @@ def test_every_departure_is_seen(concept: Path, plain: np.ndarray, departure: di
 
 def test_grey_is_kept_only_on_request(concept: Path):
     wanted = request()
-    grey = Request("g", "hole", np.repeat(wanted.clean[..., :1], 3, axis=2), wanted.mask, "hole-0", wanted.affine)
+    grey = request_of("g", "hole", np.repeat(wanted.clean[..., :1], 3, axis=2), wanted.mask)
     for keep in (True, False):
         job = SampleJob(sampling_params(keep_grey=keep), EMBEDDED, good(), feather_px=2, micro_batch=1, seed=0)
         image = next(iter(DefectFillSampler(concept, job)([(grey, 1)]))).image

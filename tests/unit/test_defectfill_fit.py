@@ -43,13 +43,13 @@ from pipeline.generators.defectfill.batches import BatchSource, zoomed
 from pipeline.generators.defectfill.concept import TokenError, add_lora, add_tokens, load_concept, token_column_of, token_of
 from pipeline.generators.defectfill.encoded import encode_batch, encoded_pool
 from pipeline.generators.defectfill.fit import attach, fit, fit_adapter, losses_of
-from pipeline.generators.protocol import FitJob, Request, Synthetic
+from pipeline.generators.protocol import FitJob, Synthetic
 from pipeline.masks.crops import Window
 from pipeline.scenes import Placed
 from pipeline.selection import Verdict
-from pipeline.shards import RequestRecord
+from pipeline.shards import PartRecord, RequestRecord
 from pipeline.training import LoopPlan
-from tests.diffusion_toy import SIDE, fit_params, references, write_base
+from tests.diffusion_toy import SIDE, fit_params, references, request_of, write_base
 
 
 @pytest.fixture(scope="module")
@@ -342,9 +342,10 @@ def test_bug_14_every_candidate_of_every_request_has_its_own_seed():
             yield Synthetic(request.clean, request.mask)
 
     clean, mask = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), bool)
-    requests = [Request(f"r{n}", "hole", clean, mask, "hole-0", np.eye(2, 3)) for n in range(3)]
+    requests = [request_of(f"r{n}", "hole", clean, mask) for n in range(3)]
     placed = [
-        Placed(r, RequestRecord(r.id, r.defect, "good", r.reference, Window(0, 0, 8), ((1, 0, 0), (0, 1, 0)))) for r in requests
+        Placed(r, RequestRecord(r.id, n, "good", Window(0, 0, 8), (PartRecord("hole", "affine", "hole-0", None),)))
+        for n, r in enumerate(requests)
     ]
     verdicts = [Verdict(1.0, 1.0, 1.0, None, None, None)] * 8
     assert len(list(answer(sampler, placed, Draws(8, 0, lambda entry, clean: verdicts)))) == 3

@@ -13,14 +13,14 @@ from pipeline.averaging import Ema
 from pipeline.diffusion.components import load_pipeline
 from pipeline.generators.defectfill import fit as fit_module
 from pipeline.generators.defectfill.attention import AttentionRecorder, token_column
-from pipeline.generators.defectfill.concept import LORA_FILE, TokenError, load_concept, rare_words, whole
+from pipeline.generators.defectfill.concept import LORA_FILE, ConceptError, TokenError, load_concept, rare_words, whole
 from pipeline.generators.defectfill.fit import Fit, fit, fit_adapter, losses_of, open_fit, pooled_losses, texts_of
 from pipeline.generators.defectfill.generator import DefectFill, PerTypeSampler
 from pipeline.generators.defectfill.losses import attention_loss
 from pipeline.generators.protocol import Display, FitJob, Request, SampleJob
 from pipeline.images import read_rgb
 from pipeline.training import DeviceError, LoopPlan
-from tests.diffusion_toy import SIDE, fit_params, references, sampling_params, write_base
+from tests.diffusion_toy import SIDE, fit_params, references, request_of, sampling_params, write_base
 
 EVERYTHING = {
     "dropout": 0.1,
@@ -272,16 +272,19 @@ def test_per_type_paints_each_request_with_the_adapter_of_its_type(base, per_typ
     mask[6:12, 6:12] = True
 
     def asked(defect: str, seed: int) -> tuple[Request, int]:
-        return Request(f"{defect}-{seed}", defect, clean, mask, f"{defect}-0", np.eye(2, 3)), seed
+        return request_of(f"{defect}-{seed}", defect, clean, mask), seed
 
     mixed = [asked("hole", 1), asked("hole", 2), asked("long scratch", 3), asked("hole", 4)]
     sampler = DefectFill().load(per_type, task)
     assert isinstance(sampler, PerTypeSampler)
     together = [result.image for result in sampler(mixed)]
     for (request, seed), image in zip(mixed, together, strict=True):
-        alone = DefectFill().load(per_type / {"hole": "hole", "long scratch": "long-scratch"}[request.defect], task)
+        alone = DefectFill().load(per_type / {"hole": "hole", "long scratch": "long-scratch"}[request.defects[0]], task)
         assert (next(iter(alone([(request, seed)]))).image == image).all()
     assert set(sampler.facts()["adapters"]) == {"hole", "long scratch"}
+    both = Request("r", clean, (*mixed[0][0].parts, *mixed[2][0].parts))
+    with pytest.raises(ConceptError, match=r"one type at a time.*\['hole', 'long scratch'\].*join_overlap to null"):
+        list(sampler([(both, 1)]))
 
 
 def test_types_that_would_share_a_folder_are_refused(base, tmp_path):

@@ -12,7 +12,7 @@ from pipeline.masks.crops import Window
 from pipeline.params import ReportParams
 from pipeline.records import DatasetCard, Sample, write_card, write_json, write_manifest
 from pipeline.reporting import comparison, data_card, pictures, render
-from pipeline.shards import CandidateFate, Candidates, RequestRecord, write_fates, write_shard
+from pipeline.shards import CandidateFate, Candidates, PartRecord, RequestRecord, write_fates, write_shard
 from pipeline.stages.report import report
 
 CLASSES = ("hole", "scratch")
@@ -226,10 +226,16 @@ def project(tmp_path: Path) -> Path:
 
 def write_candidates(folder: Path, selected: Path, clean: np.ndarray, mask: np.ndarray) -> None:
     """A request with two candidates, the second kept."""
-    request = RequestRecord("fold-0-hole-00000", "hole", "g1", "ref#0", Window(16, 24, 16), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
+    request = RequestRecord(
+        "fold-0-00000-0-hole",
+        0,
+        "g1",
+        Window(16, 24, 16),
+        (PartRecord("hole", "affine", "ref#0", ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))),),
+    )
     folder.mkdir(parents=True)
-    write_shard(folder / "shard-0000.tar", [Candidates(request, mask, (clean + 1, clean + 30), (mask, mask), True)])
-    shared = {"request": request.id, "shard": "shard-0000.tar", "defect": "hole", "clean": "g1", "reference": "ref#0"}
+    write_shard(folder / "shard-0000.tar", [Candidates(request, (mask,), (clean + 1, clean + 30), (mask, mask), True)])
+    shared = {"request": request.id, "shard": "shard-0000.tar", "defect": "hole", "clean": "g1", "references": ("ref#0",)}
     scores = {"score": 1.5, "changed_share": 0.75, "label_iou": 0.5, "nearest_reference": "ref#0", "reference_distance": 0.625}
     fates = [("changed too little of the mask", None), ("kept", "s1")]
     write_fates(

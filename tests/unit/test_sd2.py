@@ -16,8 +16,8 @@ from pipeline.generators.defectfill import painting as painting_module
 from pipeline.generators.defectfill.attention import AttentionRecorder
 from pipeline.generators.defectfill.fit import fit
 from pipeline.generators.defectfill.sample import DefectFillSampler
-from pipeline.generators.protocol import FitJob, Request, SampleJob
-from tests.diffusion_toy import fit_params, references, sampling_params, write_sd2
+from pipeline.generators.protocol import FitJob, SampleJob
+from tests.diffusion_toy import fit_params, references, request_of, sampling_params, write_sd2
 
 PIXELS = 16 * 8
 """Latents of 16 through a VAE of factor 8; 64 and 512 px in the real one."""
@@ -95,7 +95,7 @@ def test_a_request_is_painted_at_the_pipelines_own_size(
     mask[30:60, 40:70] = True
     wanted = sampling_params(steps=4, scheduler=scheduler, strength=strength, guidance=7.5)
     job = SampleJob(wanted, base, [rng.integers(90, 160, (80, 90, 3)).astype(np.uint8)], feather_px=2, micro_batch=1, seed=0)
-    result = next(iter(DefectFillSampler(concept, job)([(Request("r", "hole", clean, mask, "hole-0", np.eye(2, 3)), 1)])))
+    result = next(iter(DefectFillSampler(concept, job)([(request_of("r", "hole", clean, mask), 1)])))
     assert sides == {(PIXELS, PIXELS)}
     assert result.image.shape == clean.shape and (result.image[:20] == clean[:20]).all()
     assert (result.image[mask] != clean[mask]).any()

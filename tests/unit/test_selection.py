@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from pipeline.answering import Draws, Judge, answer
-from pipeline.generators.protocol import Dropped, Request, Synthetic
-from pipeline.images import Picture, read_mask, write_png
+from pipeline.generators.protocol import Dropped, Part, Request, Synthetic
+from pipeline.images import Picture, read_mask, read_rgb, write_png
 from pipeline.masks.crops import Window
 from pipeline.params import SelectParams
 from pipeline.records import DatasetCard, Sample, read_manifest, write_card, write_manifest
@@ -40,7 +40,7 @@ from pipeline.selection import (
     real_score_bound,
     verdicts,
 )
-from pipeline.shards import Candidates, RequestRecord, read_fates, read_shard, write_shard
+from pipeline.shards import Candidates, PartRecord, RequestRecord, read_fates, read_shard, write_shard
 from pipeline.similarity.memory import own_detail
 from pipeline.similarity.perceptual import Perceptual, choose_perceptual
 from pipeline.similarity.quality import JUDGE, look, quality, real_looks
@@ -58,6 +58,10 @@ BY_GREY = Perceptual("grey difference", 8, grey_distance)
 STILL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 
 
+def record_of(name: str, reference: str, side: int, scene: int = 0, clean: str = "good") -> RequestRecord:
+    return RequestRecord(name, scene, clean, Window(0, 0, side), (PartRecord("hole", "affine", reference, STILL),))
+
+
 def flat(value: int, side: int = 8) -> Picture:
     return np.full((side, side, 3), value, np.uint8)
 
@@ -69,9 +73,9 @@ def half() -> np.ndarray:
 
 
 def candidates(*values: int, changed: np.ndarray | None = None) -> Candidates:
-    record = RequestRecord("r", "hole", "good", "reference", Window(0, 0, 8), STILL)
+    record = record_of("r", "reference", 8)
     region = half() if changed is None else changed
-    return Candidates(record, half(), tuple(flat(v) for v in values), (region,) * len(values), True)
+    return Candidates(record, (half(),), tuple(flat(v) for v in values), (region,) * len(values), True)
 
 
 def select_params(**changes: object) -> SelectParams:
@@ -117,6 +121,23 @@ def test_a_candidate_that_changed_nothing_or_next_to_nothing_is_refused():
     assert faults(candidates(150, changed=speck), flat(100), replace(GUARDS, min_changed_share=0.05)) == [None]
 
 
+def two_parts(*values: int, changed: np.ndarray) -> Candidates:
+    """A hole on the left three columns, a dent on the right three."""
+    left, right = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
+    left[:, :3] = right[:, 5:] = True
+    parts = (PartRecord("hole", "affine", "hole-0#0", STILL), PartRecord("dent", "drawn", None, None))
+    record = RequestRecord("r", 0, "good", Window(0, 0, 8), parts)
+    return Candidates(record, (left, right), tuple(flat(v) for v in values), (changed,) * len(values), True)
+
+
+def test_of_several_parts_each_must_have_changed():
+    everywhere, left_only = np.ones((8, 8), bool), np.zeros((8, 8), bool)
+    left_only[:, :4] = True
+    assert faults(two_parts(150, changed=everywhere), flat(100), GUARDS) == [None]
+    (verdict,) = verdicts(two_parts(150, changed=left_only), flat(100), GUARDS)
+    assert verdict.fault == TOO_LITTLE and verdict.changed_share == 0.0
+
+
 # --- remembered references -------------------------------------------------------------------------------------------------
 
 SIDE = 48
@@ -147,8 +168,8 @@ def real_side(found: list[Reference], parts: list[str]) -> RealSide:
 
 
 def painted(*images: Picture) -> Candidates:
-    record = RequestRecord("r", "hole", "good", "hole-0#0", Window(0, 0, SIDE), STILL)
-    return Candidates(record, middle(), images, (middle(),) * len(images), True)
+    record = record_of("r", "hole-0#0", SIDE)
+    return Candidates(record, (middle(),), images, (middle(),) * len(images), True)
 
 
 def test_own_detail_cancels_brightness_and_contrast_and_tells_other_grain():
@@ -181,9 +202,10 @@ def test_the_reference_under_the_mask_is_compared_as_it_was_warped():
     copy = cv2.warpAffine(patch(0), affine, (SIDE, SIDE), borderMode=cv2.BORDER_REFLECT_101)
     entry = painted(copy)
     memory = memories(real_side(references(), list("abcde")), 0.5)["hole"]
-    warped = replace(entry, request=replace(entry.request, affine=tuple(map(tuple, affine.tolist()))))
-    assert memory.nearest(warped)[0][1] == pytest.approx(0, abs=1e-3)
-    assert memory.nearest(entry)[0][1] > memory.bound
+    part = replace(entry.request.parts[0], affine=tuple(map(tuple, affine.tolist())))
+    warped = replace(entry, request=replace(entry.request, parts=(part,)))
+    assert memory.nearest(warped.images, warped.mask, warped.request.parts[0])[0][1] == pytest.approx(0, abs=1e-3)
+    assert memory.nearest(entry.images, entry.mask, entry.request.parts[0])[0][1] > memory.bound
 
 
 def test_photos_of_one_part_do_not_narrow_the_bound():
@@ -303,8 +325,8 @@ class Counting:
 def placed(*names: str) -> list[Placed]:
     return [
         Placed(
-            Request(name, "hole", flat(100), half(), "reference", np.eye(2, 3)),
-            RequestRecord(name, "hole", "good", "reference", Window(0, 0, 8), STILL),
+            Request(name, flat(100), (Part("hole", half(), "reference", np.eye(2, 3)),)),
+            record_of(name, "reference", 8),
         )
         for name in names
     ]
@@ -367,6 +389,20 @@ def test_drawing_again_ends_at_its_bound_and_keeps_every_draw(redraws: int):
     assert not entry.answered
 
 
+def test_a_mask_without_reference_or_matrix_is_compared_by_its_box_alone():
+    found = references()
+    memory = memories(real_side(found, list("abcde")), 0.5)["hole"]
+    entry = painted(patch(0), patch(77))
+    for part in (PartRecord("hole", "drawn", None, None), PartRecord("hole", "elastic", "hole-0#0", None)):
+        (near, away), (other, far) = memory.nearest(entry.images, entry.mask, part)
+        assert near == "hole-0#0" and away == pytest.approx(0, abs=1e-3) and far > memory.bound and other
+    known = {"hole": memory, "dent": replace(memory, bound=-1.0)}
+    both = replace(entry, request=replace(entry.request, parts=(PartRecord("dent", "drawn", None, None),)))
+    guards = replace(GUARDS, artefact_bound=1e9, memories=known)
+    assert faults(entry, flat(100, SIDE), guards) == [REMEMBERED, None]
+    assert faults(both, flat(100, SIDE), guards) == [None, None], "each part is held to the bound of its own type"
+
+
 # --- the stage -------------------------------------------------------------------------------------------------------------
 
 
@@ -407,8 +443,8 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         with_defect(clean, patch(50), 105),
     ]
     changed = tuple((picture != clean).any(axis=2) for picture in pictures)
-    record = RequestRecord("fold-0-hole-00000", "hole", "g0", "hole-0#0", Window(0, 0, SIDE), STILL)
-    entry = Candidates(record, middle(), tuple(pictures), changed, True)
+    record = record_of("fold-0-00000-0-hole", "hole-0#0", SIDE, clean="g0")
+    entry = Candidates(record, (middle(),), tuple(pictures), changed, True)
     for generator in ("copy_paste", "defectfill"):
         folder = data / "candidates" / generator / "fold-0"
         folder.mkdir(parents=True)
@@ -424,7 +460,7 @@ def test_every_candidate_has_its_fate_and_scores(stage: Path):
     assert [fate.fate for fate in fates] == [REMEMBERED, ARTEFACT, TOO_LITTLE, OUTRANKED, KEPT]
     assert fates[0].nearest_reference == "hole-0#0" and fates[0].reference_distance is not None
     assert fates[0].reference_distance < 0.1 and all(0 < fate.quality <= 1 for fate in fates)
-    assert [fate.sample for fate in fates] == [None, None, None, None, "fold-0-hole-00000-0"]
+    assert [fate.sample for fate in fates] == [None, None, None, None, "fold-0-00000-0"]
     (sample,) = read_manifest(out / "fold-0")
     assert sample.parents == ("g0", "hole-0") and sample.part_id == "p0" and sample.fold == 0
     assert (read_mask(out / "fold-0" / str(sample.mask)) <= middle()).all()
@@ -493,3 +529,42 @@ def test_the_judge_is_never_the_selecting_net(stage: Path, monkeypatch: pytest.M
         select_candidates(select_params(perceptual=wish), stage, "defectfill", out)
         card = json.loads((out / "fold-0" / "card.json").read_text())
         assert "Gabor" in card["judge"] and "Gabor" not in card["perceptual"]
+
+
+def test_the_requests_of_a_scene_share_a_photo_with_a_sample_a_type(stage: Path):
+    """Two crops that overlap by half: a hole on the left, a hole and a dent on the right."""
+    clean, folder = surface(0), stage / "candidates" / "defectfill" / "fold-0"
+    boxes = {"left": (4, 10), "middle": (20, 24), "right": (36, 44)}
+    crops: dict[str, tuple[np.ndarray, Picture]] = {}
+    for number, (name, (start, stop)) in enumerate(boxes.items()):
+        mask = np.zeros((SIDE, SIDE), bool)
+        mask[20:28, start:stop] = True
+        crops[name] = mask, np.where(mask[..., None], patch(60 + number), clean).astype(np.uint8)
+    part = {
+        name: PartRecord(kind, "drawn", None, None) for name, kind in (("left", "hole"), ("middle", "hole"), ("right", "dent"))
+    }
+    first = RequestRecord("fold-0-00007-0-hole", 7, "g0", Window(0, 0, SIDE), (part["left"],))
+    second = RequestRecord("fold-0-00007-1-hole+dent", 7, "g0", Window(0, 0, SIDE), (part["middle"], part["right"]))
+    joint = np.where(crops["middle"][0][..., None], crops["middle"][1], crops["right"][1]).astype(np.uint8)
+    changed = [(image != clean).any(axis=2) for image in (crops["left"][1], joint)]
+    entries = [
+        Candidates(first, (crops["left"][0],), (crops["left"][1],), (changed[0],), True),
+        Candidates(second, (crops["middle"][0], crops["right"][0]), (joint,), (changed[1],), True),
+    ]
+    write_shard(folder / "shard-0000.tar", entries)
+    dent = Sample("dent-0", "images/hole-0.png", "masks/hole-0.png", "dent", "q0", "train")
+    train = stage / "prepared" / "train"
+    write_manifest(train, [*read_manifest(train), dent])
+    out = stage / "selected" / "defectfill"
+    select_candidates(select_params(remembered_share={"copy_paste": None, "defectfill": None}), stage, "defectfill", out)
+    samples = read_manifest(out / "fold-0")
+    assert [(s.id, s.defect, s.image) for s in samples] == [
+        ("fold-0-00007-0-dent", "dent", "images/fold-0-00007-0.png"),
+        ("fold-0-00007-0-hole", "hole", "images/fold-0-00007-0.png"),
+    ]
+    photo = read_rgb(out / "fold-0" / samples[0].image)
+    hole, right = read_mask(out / "fold-0" / str(samples[1].mask)), read_mask(out / "fold-0" / str(samples[0].mask))
+    assert (hole == (changed[0] | (changed[1] & crops["middle"][0]))).all() and (right == (changed[1] & crops["right"][0])).all()
+    assert ((photo != clean).any(axis=2) == (changed[0] | changed[1])).all(), "the second crop left the first defect alone"
+    assert [fate.sample for fate in read_fates(out / "fold-0")] == ["fold-0-00007-0"] * 2
+    assert samples[0].parents == ("g0",)

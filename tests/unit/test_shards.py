@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.masks.crops import Window
-from pipeline.shards import Candidates, RequestRecord, read_shard, write_shard
+from pipeline.shards import Candidates, PartRecord, RequestRecord, read_shard, write_shard
 
 
 def entries() -> list[Candidates]:
@@ -12,10 +12,16 @@ def entries() -> list[Candidates]:
     made = []
     for number in range(2):
         images = tuple(rng.integers(0, 256, (8, 8, 3)).astype(np.uint8) for _ in range(3))
-        masks = tuple(rng.random((8, 8)) > 0.5 for _ in range(4))
+        masks = tuple(rng.random((8, 8)) > 0.5 for _ in range(5))
         affine = ((0.1, 1 / 3, -7.0), (-1 / 3, 0.1, 2.5))
-        record = RequestRecord(f"fold-0-hole-{number:05d}", "hole", "good-1", "hole-2", Window(-3, 4, 8), affine)
-        made.append(Candidates(record, masks[3], images, masks[:3], answered=number == 0))
+        record = RequestRecord(
+            f"fold-0-{number:05d}-0-hole",
+            number,
+            "good-1",
+            Window(-3, 4, 8),
+            (PartRecord("hole", "affine", "hole-2", affine), PartRecord("dent", "drawn", None, None)),
+        )
+        made.append(Candidates(record, masks[3:], images, masks[:3], answered=number == 0))
     return made
 
 
@@ -23,7 +29,8 @@ def test_a_shard_gives_back_what_was_written(tmp_path):
     write_shard(tmp_path / "a.tar", entries())
     for wrote, read in zip(entries(), read_shard(tmp_path / "a.tar"), strict=True):
         assert wrote.request == read.request and wrote.answered == read.answered
-        assert (wrote.mask == read.mask).all()
+        assert all((a == b).all() for a, b in zip(wrote.masks, read.masks, strict=True))
+        assert read.request.defect == "hole+dent" and (read.mask == (wrote.masks[0] | wrote.masks[1])).all()
         assert all((a == b).all() for a, b in zip(wrote.images, read.images, strict=True))
         assert all((a == b).all() for a, b in zip(wrote.changed, read.changed, strict=True))
 

@@ -8,13 +8,13 @@ import os
 import shutil
 import subprocess
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -24,13 +24,13 @@ from pipeline.generators.protocol import Request, Sampler, Synthetic
 from pipeline.images import PictureError
 from pipeline.lineage import Origin, join_rows, outcome, read_rows
 from pipeline.runlog import digest
-from pipeline.scenes import open_plan
+from pipeline.scenes import Planner, open_planner, read_targets
 from pipeline.seeds import derive_seed
 from pipeline.selection import read_real
 from pipeline.shard_making import InputsChangedError, NetworkMemoryError, ShardJob, make_shard, open_workshop, read_ahead
 from pipeline.shards import CHANGED, read_shard
 from pipeline.stages.synthesize import synthesize
-from tests.synthesis_toy import OF_A_TYPE, SHARDS, SIDE, TYPES, digests, params, selection, write_data
+from tests.synthesis_toy import OF_A_TYPE, SHARDS, TYPES, digests, params, selection, write_data
 
 GENERATORS = ("copy_paste", "defectfill")
 
@@ -160,8 +160,8 @@ def test_the_manifest_has_one_row_a_candidate_with_all_it_comes_from(generator: 
     for row in found:
         entry = entries[row["request"]][1]
         assert row["seed"] == derive_seed("candidate", row["request"], row["candidate"])
-        assert (row["clean"], row["reference"]) == (entry.request.clean, entry.request.reference)
-        assert tuple(map(tuple, row["affine"])) == entry.request.affine and row["generator"] == generator
+        assert (row["clean"], row["scene"], row["generator"]) == (entry.request.clean, entry.request.scene, generator)
+        assert row["parts"] == json.loads(json.dumps([asdict(part) for part in entry.request.parts]))
         assert row["concept"] == digest(prepared / "concepts" / generator / "fold-0")
         assert row["base"] == digest(prepared / "base" / "fold-0") and row["targets"] == digest(prepared / "targets.yaml")
         assert 0 <= row["changed_share"] <= 1 and row["score"] >= 0
@@ -171,8 +171,9 @@ def test_the_manifest_has_one_row_a_candidate_with_all_it_comes_from(generator: 
 
 def test_the_card_counts_what_the_manifest_says(whole: dict[str, Path]):
     card = json.loads((whole["defectfill"] / "fold-0" / "card.json").read_text())
-    assert card["outcome"] == outcome(read_rows(whole["defectfill"] / "fold-0"), 2)
-    assert card["outcome"]["requests"] == 14 and 28 <= card["outcome"]["candidates"] <= 56
+    assert card["outcome"] == {"scenes": 14} | outcome(read_rows(whole["defectfill"] / "fold-0"), 2)
+    assert card["left_out"] == {} and card["outcome"]["requests"] == card["outcome"]["defects"] == 14
+    assert 28 <= card["outcome"]["candidates"] <= 56
     assert (card["micro_batch_asked"], card["micro_batch"], card["sampler"]["micro_batch"]) == (4, 4, 4)
 
 
@@ -189,8 +190,8 @@ def test_outcomes_counted_by_hand():
         ("c", "f"),
         ("c", "f"),
     ]
-    counts = outcome([{"request": request, "fault": fault} for request, fault in found], 2)
-    assert counts == {"requests": 3, "candidates": 10, "requests_drawn_again": 2, "requests_without_answer": 1}
+    counts = outcome([{"request": request, "fault": fault, "parts": ["hole", "dent"]} for request, fault in found], 2)
+    assert counts == {"requests": 3, "defects": 6, "candidates": 10, "requests_drawn_again": 2, "requests_without_answer": 1}
 
 
 # --- out of memory ---------------------------------------------------------------------------------------------------------
@@ -257,10 +258,10 @@ def test_out_of_memory_halves_the_micro_batch_for_the_whole_run(error: Callable,
 
 
 def test_a_resumed_run_keeps_the_halved_micro_batch_and_nothing_of_the_full_one(data: Path, monkeypatch: pytest.MonkeyPatch):
-    rows, shards = iter(range(99)), []
+    shards: list[str] = []
 
     def in_the_third_shard() -> None:
-        if next(rows) == 2:
+        if len(finished_shards()) == 2:
             shards.extend(path.name for path in finished_shards())
             no_memory_on_the_chip()
 
@@ -291,8 +292,8 @@ def test_if_not_even_one_crop_fits_the_error_says_so(data: Path, monkeypatch: py
 
 
 def test_a_photo_that_becomes_unreadable_is_named_and_finished_shards_stay(data: Path, monkeypatch: pytest.MonkeyPatch):
-    plan = open_plan(read_real(data / "prepared" / "train", 0), params(), data / "targets.yaml")
-    cleans = [plan.make(number)[0].record.clean for number in range(plan.count)]
+    planner = planner_of(data)
+    cleans = [planner.make(number)[0].record.clean for number in range(planner.count)]
     torn = next(number for number, clean in enumerate(cleans) if number >= 6 and clean not in cleans[:6])
     photo = data / "prepared" / "train" / "images" / f"{cleans[torn]}.png"
     after_shards(2, lambda: photo.write_bytes(photo.read_bytes()[:200]), monkeypatch)
@@ -364,12 +365,17 @@ def test_an_output_that_cannot_be_written_stops_the_run_before_its_work(data: Pa
         run(data)
 
 
+def planner_of(data: Path) -> Planner:
+    wanted = read_targets(data / "targets.yaml", TYPES)
+    return open_planner("copy_paste", read_real(data / "prepared" / "train", 0), params(), wanted)
+
+
 def test_the_toy_is_what_the_tests_take_it_for(prepared: Path):
-    real = read_real(prepared / "prepared" / "train", 0)
-    plan = open_plan(real, params(), prepared / "targets.yaml")
-    assert plan.count == OF_A_TYPE * len(TYPES) == 14
-    ids = [one.request.id for number in range(plan.count) for one in plan.make(number)]
-    assert ids == [f"fold-0-{defect}-{number:05d}" for defect in TYPES for number in range(OF_A_TYPE)]
-    assert all(np.asarray(reference.image).shape == (SIDE, SIDE, 3) for reference in real.references)
-    with pytest.raises(IndexError, match="no request 14"):
-        plan.make(14)
+    planner = planner_of(prepared)
+    assert planner.count == OF_A_TYPE * len(TYPES) == 14
+    made = [one for number in range(planner.count) for one in planner.make(number)]
+    assert Counter(one.record.defect for one in made) == dict.fromkeys(TYPES, OF_A_TYPE)
+    assert len({one.request.id for one in made}) == 14
+    assert all(one.request.clean.shape[2] == 3 and one.request.mask.any() for one in made)
+    with pytest.raises(IndexError):
+        planner.make(14)

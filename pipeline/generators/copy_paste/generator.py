@@ -43,7 +43,7 @@ class CopyPaste:
 
 
 class CopyPasteSampler:
-    """Pastes the reference a request's mask comes from; the seed plays no part, so all candidates of a request are equal."""
+    """Pastes the references a request's masks come from; the seed plays no part, so all candidates of a request are equal."""
 
     def __init__(self, references: dict[str, Reference], feather_px: int) -> None:
         """Keep the references by id."""
@@ -56,12 +56,14 @@ class CopyPasteSampler:
             yield self._paste(request)
 
     def facts(self) -> dict[str, Any]:
-        """Nothing but the rim."""
-        return {"feather_px": self._feather_px, "change_threshold": 0.0}
+        """Nothing but the rim: what is pasted counts, however little it differs."""
+        return {"feather_px": self._feather_px, "surely_changed_above": 0.0, "possibly_changed_above": 0.0}
 
     def _paste(self, request: Request) -> Synthetic:
-        moved = warp_picture(self._references[request.reference].image, request.affine, len(request.clean))
-        change = moved.astype(np.float32) - request.clean.astype(np.float32)
-        image = apply_change(request.clean, change, request.mask, self._feather_px)
+        image = request.clean
+        for part in request.parts:
+            assert part.reference is not None and part.affine is not None, "synthesize.masks.copy_paste allows affine masks only"
+            moved = warp_picture(self._references[part.reference].image, part.affine, len(image))
+            image = apply_change(image, moved.astype(np.float32) - image.astype(np.float32), part.mask, self._feather_px)
         # The rim outside the mask only hides the seam: what was pasted is the mask, where it differs from what was there.
         return Synthetic(image, request.mask & (image != request.clean).any(axis=2))

@@ -93,6 +93,22 @@ def object_prompt(token: str, thing: str) -> str:
     return f"A {thing} with {token}"
 
 
+def joint_prompt(prompts: Sequence[str]) -> str:
+    """One prompt for several types: the words their prompts begin with alike, then what each goes on with, "and" in between.
+
+    Of P_obj: "A tile with <crack>" and "A tile with <hole>" give "A tile with <crack> and <hole>".
+    """
+    first, *others = [prompt.split() for prompt in dict.fromkeys(prompts)]
+    shared = min((_alike(first, other) for other in others), default=0)
+    return " and ".join([" ".join(first), *(" ".join(other[shared:]) for other in others)])
+
+
+def _alike(first: Sequence[str], second: Sequence[str]) -> int:
+    """Number of words with which two prompts begin alike; one word of each is left over."""
+    pairs = list(zip(first[:-1], second[:-1], strict=False))
+    return next((place for place, (one, other) in enumerate(pairs) if one != other), len(pairs))
+
+
 def add_tokens(pipe: StableDiffusionInpaintPipeline, defects: Sequence[str]) -> dict[str, int]:
     """Add one row a type to tokenizer and text encoder; return defect -> id.
 

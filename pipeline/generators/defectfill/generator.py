@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pipeline.generators.defectfill.concept import CARD
+from pipeline.generators.defectfill.concept import CARD, ConceptError
 from pipeline.generators.defectfill.fit import fit
 from pipeline.generators.defectfill.sample import DefectFillSampler
 from pipeline.generators.protocol import Dropped, FitJob, Request, SampleJob, Sampler, Synthetic
@@ -43,9 +43,19 @@ class PerTypeSampler:
         self._facts: dict[str, dict[str, Any]] = {}
 
     def __call__(self, requests: Iterable[tuple[Request, int]]) -> Iterator[Synthetic | Dropped]:
-        """Paint in order."""
-        for defect, group in groupby(requests, key=lambda asked: asked[0].defect):
-            yield from self._of(defect)(group)
+        """Paint in order.
+
+        Raises:
+            ConceptError: If a request is for several types.
+        """
+        for defects, group in groupby(requests, key=lambda asked: asked[0].defects):
+            if len(defects) > 1:
+                raise ConceptError(
+                    f"adapter: per_type paints one type at a time, and a request is for {list(defects)}; set "
+                    "synthesize.placement.join_overlap to null, or learn the concept with adapter: shared"
+                )
+            for defect in defects:
+                yield from self._of(defect)(group)
 
     def facts(self) -> dict[str, Any]:
         """The facts of every type's sampler, also of those a resumed run had no need of."""

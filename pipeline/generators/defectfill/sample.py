@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.diffusion.components import load_pipeline, prompt_ids
 from pipeline.diffusion.photos import random_boxes_mask, random_crops
-from pipeline.generators.defectfill.concept import CARD, LORA_NAME, ConceptError, load_concept
+from pipeline.generators.defectfill.concept import CARD, LORA_NAME, ConceptError, joint_prompt, load_concept
 from pipeline.generators.defectfill.painting import Painted, Painter, settle
 from pipeline.generators.protocol import Dropped, Request, SampleJob, Synthetic
 from pipeline.images import Mask
@@ -48,13 +48,13 @@ class DefectFillSampler:
         self._params: DiffusionSamplingParams = job.params
         self._device = torch_device(self._params.device)
         self._pipe = load_pipeline(job.base)
-        prompts = load_concept(self._pipe, fitted, job.base)
+        self._prompts = load_concept(self._pipe, fitted, job.base)
         self._pipe.set_adapters(LORA_NAME, self._params.lora_scale)
         self._pipe.to(self._device)
         self._pipe.unet.eval()
         self._pipe.text_encoder.eval()
         self._side = self._pipe.unet.config["sample_size"] * self._pipe.vae_scale_factor
-        self._texts = {defect: self._text(prompt) for defect, prompt in prompts.items()}
+        self._texts: dict[tuple[str, ...], Tensor] = {}
         self._painter = Painter(self._pipe, self._params, job.micro_batch, self._text(""))
         plain = json.loads((fitted / CARD).read_text(encoding="utf-8"))["plain_prompt"]
         self._thresholds = self._change_without_concept(plain)
@@ -72,7 +72,7 @@ class DefectFillSampler:
             canvases = self._painter.canvases(
                 np.stack([resize_picture(request.clean, self._side) for request in asked]),
                 np.stack([_painted(request.mask, self._side, self._params.widen_mask) for request in asked]),
-                torch.cat([self._text_of(request.defect) for request in asked]),
+                torch.cat([self._text_of(request.defects) for request in asked]),
             )
             rows = [row for row, (_, seeds) in enumerate(window) for _ in seeds]
             painted = self._painter.paint(canvases, rows, [seed for _, seeds in window for seed in seeds])
@@ -105,13 +105,16 @@ class DefectFillSampler:
             image = apply_change(request.clean, change, request.mask, self._job.feather_px)
         return Synthetic(image, changed_region(image, request.clean, *self._thresholds), painted.early)
 
-    def _text_of(self, defect: str) -> Tensor:
-        if defect not in self._texts:
-            raise ConceptError(
-                f"the concept has no defect type {defect!r}, only {sorted(self._texts)}; learn it anew, adopt it with a prompt "
-                "for that type, or set the type's count to 0 in data/targets.yaml"
-            )
-        return self._texts[defect]
+    def _text_of(self, defects: tuple[str, ...]) -> Tensor:
+        for defect in defects:
+            if defect not in self._prompts:
+                raise ConceptError(
+                    f"the concept has no defect type {defect!r}, only {sorted(self._prompts)}; learn it anew, adopt it with a "
+                    "prompt for that type, or set the type's count to 0 in data/targets.yaml"
+                )
+        if defects not in self._texts:
+            self._texts[defects] = self._text(joint_prompt([self._prompts[defect] for defect in defects]))
+        return self._texts[defects]
 
     @torch.inference_mode()
     def _text(self, prompt: str) -> Tensor:

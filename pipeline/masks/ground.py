@@ -1,0 +1,139 @@
+"""A photo as a place for defects: where the part is, how deep inside it each place lies, and what a place looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.images import Mask, Picture
+from pipeline.masks.composite import distance_to
+from pipeline.masks.crops import mask_bounds
+
+GRID = 32
+"""Places a side on which preferences are held, relative to the region's box."""
+DEPTH_PX = 128
+"""Longest side at which depths are measured."""
+REGION_SHARE = (0.02, 0.95)
+BORDER_SHARE = 0.5
+ONE_PIECE = 0.7
+Looks = NDArray[np.float64]
+
+
+class RegionError(ValueError):
+    """The part was not found on a photo, or a region mask does not fit it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A photo and the region of the part on it.
+
+    Attributes:
+        photo: (H, W, 3).
+        region: (H, W), not empty.
+        box: Half-open (x0, y0, x1, y1) of the region.
+        depth: (GRID, GRID) distance to the region's border on a grid over the box, as a share of the greatest; 0 outside it.
+        level: Mean grey level of the region's photo.
+        contrast: Standard deviation of the grey levels, at least 1.
+    """
+
+    photo: Picture
+    region: Mask
+    box: tuple[int, int, int, int]
+    depth: NDArray[np.float32]
+    level: float
+    contrast: float
+
+
+def open_ground(photo: Picture, region: Mask) -> Ground:
+    """Measure depths and grey levels."""
+    x0, y0, x1, y1 = mask_bounds(region)
+    shrink = min(1.0, DEPTH_PX / max(region.shape))
+    size = tuple(max(1, round(side * shrink)) for side in region.shape[::-1])
+    small = cv2.resize(region.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    depth = cv2.distanceTransform(np.pad(small, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    middle = (np.arange(GRID) + 0.5) / GRID
+    columns = np.minimum(((x0 + middle * (x1 - x0)) * size[0] / region.shape[1]).astype(int), size[0] - 1)
+    rows = np.minimum(((y0 + middle * (y1 - y0)) * size[1] / region.shape[0]).astype(int), size[1] - 1)
+    mean, deviation = cv2.meanStdDev(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY))
+    on_grid = depth[np.ix_(rows, columns)] / max(float(depth.max()), 1e-6)
+    return Ground(
+        photo, region, (x0, y0, x1, y1), on_grid.astype(np.float32), float(mean[0, 0]), max(1.0, float(deviation[0, 0]))
+    )
+
+
+def depth_at(ground: Ground, relative: NDArray[np.float64]) -> float:
+    """Depth at a place (x, y) given in shares of the region's box."""
+    column, row = np.clip((relative * GRID).astype(int), 0, GRID - 1)
+    return float(ground.depth[row, column])
+
+
+def estimated_region(photo: Picture) -> Mask:
+    """(H, W) foreground: what differs from the colour of the photo's border (Otsu), its largest piece, holes filled.
+
+    Raises:
+        RegionError: If the result is no plausible part: too small or too large, scattered, or mostly at the photo's border.
+    """
+    lab = cv2.GaussianBlur(cv2.cvtColor(photo, cv2.COLOR_RGB2LAB), (0, 0), 2.0).astype(np.float32)
+    border = np.concatenate([lab[0], lab[-1], lab[:, 0], lab[:, -1]])
+    apart = np.linalg.norm(lab - np.median(border, axis=0), axis=2)
+    levels = np.clip(np.rint(apart), 0, 255).astype(np.uint8)
+    _, found = cv2.threshold(levels, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    _, names, facts, _ = cv2.connectedComponentsWithStats(found, connectivity=8)
+    if len(facts) < 2:
+        raise RegionError("nothing differs from the colour of the photo's border")
+    largest = 1 + int(facts[1:, cv2.CC_STAT_AREA].argmax())
+    whole = facts[largest, cv2.CC_STAT_AREA] / found.sum()
+    outlines, _ = cv2.findContours((names == largest).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    region = np.zeros(found.shape, np.uint8)
+    cv2.drawContours(region, outlines, -1, 1, cv2.FILLED)
+    if fault := _implausible(region > 0, float(whole)):
+        raise RegionError(fault)
+    return region > 0
+
+
+def _implausible(region: Mask, whole: float) -> str | None:
+    """Why an estimated region cannot be the part; None if it may be."""
+    share, edge = region.mean(), np.concatenate([region[0], region[-1], region[:, 0], region[:, -1]]).mean()
+    if not REGION_SHARE[0] <= share <= REGION_SHARE[1]:
+        return f"the foreground covers {share:.0%} of the photo, expected {REGION_SHARE[0]:.0%} to {REGION_SHARE[1]:.0%}"
+    if edge > BORDER_SHARE:
+        return f"the foreground holds {edge:.0%} of the photo's border, expected {BORDER_SHARE:.0%} at most"
+    if whole < ONE_PIECE:
+        return f"the largest piece is {whole:.0%} of the foreground, expected {ONE_PIECE:.0%} at least"
+    return None
+
+
+def surroundings(ground: Ground, mask: Mask, corner: tuple[int, int], under: Picture | None) -> Looks:
+    """(4,) mean and deviation of the grey levels around a mask and under it, in units of the photo's own contrast.
+
+    Args:
+        ground: The photo.
+        mask: (h, w), a part of the photo's pixels.
+        corner: Its (x0, y0).
+        under: The photo without the defect, for what is under the mask; None if nobody knows: those two are NaN then.
+    """
+    ring_px = max(2, round(0.25 * float(mask.sum()) ** 0.5))
+    height, width = ground.region.shape
+    left, top = min(ring_px, corner[0]), min(ring_px, corner[1])
+    right = min(ring_px, width - corner[0] - mask.shape[1])
+    bottom = min(ring_px, height - corner[1] - mask.shape[0])
+    wide = np.pad(mask, ((top, bottom), (left, right)))
+    rows = slice(corner[1] - top, corner[1] - top + wide.shape[0])
+    columns = slice(corner[0] - left, corner[0] - left + wide.shape[1])
+    away = distance_to(wide)
+    ring = (away > 0) & (away <= ring_px) & ground.region[rows, columns]
+    around = _levels(ground, ground.photo, rows, columns, ring)
+    inside = None if under is None else _levels(ground, under, rows, columns, wide)
+    return np.array([value for levels in (around, inside) for value in _spread(levels)])
+
+
+def _levels(ground: Ground, picture: Picture, rows: slice, columns: slice, where: Mask) -> NDArray[np.float32]:
+    grey = cv2.cvtColor(np.ascontiguousarray(picture[rows, columns]), cv2.COLOR_RGB2GRAY)[where]
+    return (grey.astype(np.float32) - ground.level) / ground.contrast
+
+
+def _spread(levels: NDArray[np.float32] | None) -> tuple[float, float]:
+    return (np.nan, np.nan) if levels is None or levels.size == 0 else (float(levels.mean()), float(levels.std()))
