@@ -22,6 +22,7 @@ CUT_PX = 2
 """A mask that comes as near to the photo's border is cut off by it: annotators leave a pixel or two."""
 LINE_WIDTH = 0.25
 """A mask whose thickness is a smaller share of its length is a line."""
+FINE = 4
 Cut = tuple[bool, bool, bool, bool]
 Area = tuple[float, float]
 
@@ -167,14 +168,18 @@ def _line(length: float, thickness: float, rng: np.random.Generator) -> Mask:
     if branch:
         fork = bends[3] + rng.choice([-1.0, 1.0]) * rng.uniform(0.4, 1.0)
         lines.append(main[3] + _steps(np.full(3, fork) + np.cumsum(rng.normal(0.0, 0.2, 3)), length * 0.25))
-    width = math.ceil(thickness)
-    low = np.concatenate(lines).min(axis=0) - width
-    corners = [np.rint(line - low).astype(np.int32) for line in lines]
-    high = np.concatenate(corners).max(axis=0) + width + 1
-    canvas = np.zeros((int(high[1]), int(high[0])), np.uint8)
-    cv2.polylines(canvas, corners, isClosed=False, color=1)
-    # OpenCV's own thick lines come out a pixel or two too wide.
-    return distance_to(canvas > 0) <= (thickness - 1) / 2
+    return _stroke(lines, thickness)
+
+
+def _stroke(lines: Sequence[NDArray[np.float64]], thickness: float) -> Mask:
+    """Lines of any thickness; drawn `FINE` times as large, since OpenCV's thick lines come out a pixel or two too wide."""
+    margin = math.ceil(thickness)
+    low = np.concatenate(lines).min(axis=0) - margin
+    width, height = (int(side) for side in np.ceil(np.concatenate(lines).max(axis=0) - low) + margin)
+    canvas = np.zeros((FINE * height, FINE * width), np.uint8)
+    cv2.polylines(canvas, [np.rint(FINE * (line - low)).astype(np.int32) for line in lines], isClosed=False, color=1)
+    fine = distance_to(canvas > 0) <= FINE * thickness / 2
+    return cv2.resize(fine.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) >= 0.5
 
 
 def _steps(headings: NDArray[np.float64], length: float) -> NDArray[np.float64]:
