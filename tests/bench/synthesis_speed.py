@@ -298,14 +298,14 @@ def contributions(seconds: Mapping[str, float], same: Mapping[str, bool]) -> dic
 
 
 def paired(court: Court, ours: Timed, other: Timed) -> dict[str, Any] | None:
-    """Quality of ours minus the loop's, on requests that both answered: mean and 95 % interval over clean parts."""
+    """Quality of ours minus the loop's, on requests both answered: mean and 95 % interval over clean parts."""
     parts, differences = [], []
     for name, entry in other.answers.items():
         mine, theirs = court.quality(ours.answers[name]), court.quality(entry)
         if mine is not None and theirs is not None:
             parts.append(court.real.samples[entry.request.clean].part_id)
             differences.append(mine - theirs)
-    if not differences:
+    if len(set(parts)) < 2:  # one part has no spread, and an interval of no width would look like certainty
         return None
     mean, low, high = part_interval(np.array(differences), tuple(parts), 0)
     return {
