@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
+from pipeline.masks.bank import Template, size_limits, template_of
+from pipeline.params import SynthesizeParams, load_section
 from pipeline.records import Sample, fold_name, read_card, read_manifest
 from pipeline.references import read_references
 from pipeline.runlog import digest
@@ -83,7 +84,9 @@ def propose(choice: Choice, targets: Path, params: Path) -> tuple[list[str], str
     results = {fold: _read_result(choice, arm, fold, params) for fold in card.folds}
     if not choice.across_folds:
         _refuse_parts_tested_elsewhere(choice.prepared, card.folds)
-    cells = tally(results, {fold: size_bounds(choice.prepared / "train", fold) for fold in card.folds}, choice.min_score)
+    scale = load_section("synthesize", SynthesizeParams, params).warp.scale
+    bounds = {fold: size_bounds(choice.prepared / "train", fold, scale) for fold in card.folds}
+    cells = tally(results, bounds, choice.min_score)
     document = yaml.safe_load(targets.read_text(encoding="utf-8"))
     present = present_counts(document, sorted({defect for defect, _ in cells}))
     total = sum(present.values()) if choice.total is None else choice.total
@@ -168,12 +171,12 @@ def _refuse_parts_tested_elsewhere(prepared: Path, folds: Sequence[int]) -> None
                 )
 
 
-def size_bounds(train: Path, fold: int) -> dict[str, tuple[float, float]]:
-    """By type the terciles of the areas of its references, in pixels: up to the first is small, up to the second medium."""
-    areas: dict[str, list[int]] = {}
+def size_bounds(train: Path, fold: int, scale: tuple[float, float]) -> dict[str, tuple[float, float]]:
+    """By type the areas up to which a defect is small and medium, as `synthesize` takes them; `scale` is that of its warps."""
+    templates: dict[str, list[Template]] = {}
     for reference in read_references(train, read_manifest(train, fold)):
-        areas.setdefault(reference.defect, []).append(int(reference.mask.sum()))
-    return {d: (float(np.quantile(found, 1 / 3)), float(np.quantile(found, 2 / 3))) for d, found in sorted(areas.items())}
+        templates.setdefault(reference.defect, []).append(template_of(reference.mask, reference.id))
+    return {defect: size_limits(found, scale) for defect, found in sorted(templates.items())}
 
 
 def size_of(area_px: float, bounds: tuple[float, float]) -> str:
@@ -266,7 +269,7 @@ def _text(
         f"Written by `python -m pipeline targets` from the validation parts of {where}; no test part was read.",
         f"Detector {choice.detector}, arm {arm}. Missed: no box of the type with a score of {score} or more at IoU 0.5 or more.",
         "Counts are proportional to (missed + 2 r) / (seen + 2), where r = (missed + 1) / (seen + 2) over all sizes of the type.",
-        "Sizes are terciles of the areas of the type's train references.",
+        "Sizes are terciles of the areas of the type's train references, enlarged and reduced as synthesize.warp.scale allows.",
         *([SHARED_PARTS] if choice.across_folds else []),
         *lines,
     ]

@@ -26,7 +26,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.weight_cards": ("pipeline.records",),
     "pipeline.configure": FOUNDATION,
     "pipeline.adopt": (*FOUNDATION, *LOOP, "pipeline.diffusion", "pipeline.generators"),
-    "pipeline.targets": (*FOUNDATION, "pipeline.references", "pipeline.runlog"),
+    "pipeline.targets": (*FOUNDATION, "pipeline.masks", "pipeline.references", "pipeline.runlog"),
     "pipeline.procedural": FOUNDATION,
     "pipeline.layouts": (*FOUNDATION, "pipeline.procedural"),
     "pipeline.near_duplicates": (*FOUNDATION, "pipeline.layouts"),

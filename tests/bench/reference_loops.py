@@ -98,7 +98,7 @@ def on_whole_photo(stock: Stock, placed: Placed, seed: int) -> Picture:
     multiple = side_multiple(stock.pipe)
     size = tuple(max(multiple, round(side / multiple) * multiple) for side in photo.shape[1::-1])
     small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    painted = stock_picture(stock, request.defect, cv2.resize(photo, size, interpolation=cv2.INTER_AREA), small, seed)
+    painted = stock_picture(stock, placed.record.defect, cv2.resize(photo, size, interpolation=cv2.INTER_AREA), small, seed)
     back = cv2.resize(painted, photo.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     return read_window(np.where(mask[..., None], back, photo), record.window)
 
@@ -108,7 +108,7 @@ def on_crop(stock: Stock, placed: Placed, seed: int) -> Picture:
     request = placed.request
     side = stock.pipe.unet.config["sample_size"] * stock.pipe.vae_scale_factor
     mask = cv2.resize(request.mask.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST) > 0
-    painted = stock_picture(stock, request.defect, resize_picture(request.clean, side), mask, seed)
+    painted = stock_picture(stock, placed.record.defect, resize_picture(request.clean, side), mask, seed)
     return np.where(request.mask[..., None], resize_picture(painted, len(request.clean)), request.clean)
 
 
@@ -120,4 +120,4 @@ def one_by_one(stock: Stock, placed: Placed, paint: Paint, numbers: Sequence[int
         masked_distance(stock.net, [image], [placed.request.clean], [placed.request.mask])
         images.append(image)
     changed = tuple(changed_region(image, placed.request.clean, *stock.thresholds) for image in images)
-    return Candidates(placed.record, placed.request.mask, tuple(images), changed, False)
+    return Candidates(placed.record, (placed.request.mask,), tuple(images), changed, False)

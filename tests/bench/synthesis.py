@@ -40,6 +40,7 @@ from pipeline.stages.learn_concept import learn_concept
 from pipeline.stages.synthesize import Run, make_fold
 from tests.bench.bars import Part, bar, run_parts, work_folder
 from tests.bench.embedded import adapt_once, prepare_once
+from tests.bench.synthesis_speed import speed_bars, speed_part
 
 COMMAND = "make bench-synthesis DATA=<folder of magnetic tiles>"
 WORK = work_folder("synthesis")
@@ -233,14 +234,15 @@ def scale_out(data: Path) -> dict[str, float]:
     return found | {"times": round(found["2_shards_a_minute"] / found["1_shards_a_minute"], 3), "same_bytes": all(same)}
 
 
-PARTS: dict[str, Part] = {"overhead": overhead, "share": share, "scale-out": scale_out}
+PARTS: dict[str, Part] = {"speed": speed_part, "overhead": overhead, "share": share, "scale-out": scale_out}
 
 
 def bars(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """The promises; a part that was not run has no value."""
-    stub, part, more = (found.get(name, {}) for name in PARTS)
+    stub, part, more = (found.get(name, {}) for name in ("overhead", "share", "scale-out"))
     reference = "100,000 requests, a network that answers at once"
     return [
+        *speed_bars(found.get("speed", {})),
         bar("MiB the parent's peak grows over 10,000 requests", stub.get("peak_growth_mib"), 50, "lower", reference, COMMAND),
         bar("milliseconds a request without a network", stub.get("ms_a_request"), 3, "lower", reference, COMMAND),
         bar("seconds from a resumed run's begin to its first new shard", stub.get("resume_s"), 5, "lower", reference, COMMAND),

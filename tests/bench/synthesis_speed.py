@@ -7,6 +7,7 @@ measured time, the loops afterwards. All take turns, on the same requests of mag
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,17 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.answering import Draws, answer
 from pipeline.diffusion.components import load_vae
 from pipeline.generators.defectfill.sample import DefectFillSampler
 from pipeline.generators.protocol import SampleJob
-from pipeline.images import read_rgb
+from pipeline.images import Picture, read_rgb
 from pipeline.masks.crops import read_window
 from pipeline.params import DiffusionSamplingParams, SelectParams, SynthesizeParams, load_section
+from pipeline.scenes import Placed
 from pipeline.selection import Guards, RealSide, Verdict, open_guards, ranked, read_real, verdicts, visible
 from pipeline.shards import Candidates
 from pipeline.similarity.perceptual import choose_perceptual
 from pipeline.similarity.quality import RealLooks, look, quality, real_looks
-from pipeline.stages.synthesize import Draws, Placed, answer
 from tests.bench.bars import bar
 from tests.bench.concept import benches, concept
 from tests.bench.concept_quality import Bench, requests
@@ -48,6 +50,7 @@ STOCK: dict[str, Any] = {
     "posterior": "drawn",
     "widen_mask": False,
     "keep_grey": False,
+    "even_exposure": False,
 }
 """`synthesize.defectfill` of the loop on crops."""
 
@@ -74,7 +77,7 @@ MEASURES = (
     Measure("guidance interval", ("guidance", "guidance_interval"), 4),
     Measure("pruning", ("prune",), 8),
     Measure("fewer candidates, redraws", ("candidates", "redraws"), 16),
-    Measure("blending and composite", ("blend", "composite", "widen_mask", "keep_grey"), 16),
+    Measure("blending and composite", ("blend", "composite", "widen_mask", "keep_grey", "even_exposure"), 16),
 )
 """In this order; the last one is ours, parameter for parameter."""
 
@@ -112,8 +115,11 @@ class Court:
 
     def verdicts(self, entry: Candidates) -> list[Verdict]:
         """Of the guards of `select`, for each candidate."""
-        photo = self._photo(entry)
-        return verdicts(visible(entry, photo), read_window(photo, entry.request.window), self.guards)
+        return self.judge(entry, read_window(self._photo(entry), entry.request.window))
+
+    def judge(self, entry: Candidates, clean: Picture) -> list[Verdict]:
+        """The same, given the clean crop."""
+        return verdicts(visible(entry, self._photo(entry).shape[:2]), clean, self.guards)
 
     def accepts(self, entry: Candidates) -> bool:
         """Whether any candidate may be kept."""
@@ -124,8 +130,8 @@ class Court:
         kept = ranked(self.verdicts(entry))
         if not kept:
             return None
-        mask = visible(entry, self._photo(entry)).mask
-        likeness = quality(look(entry.images[kept[0]], mask)[None], entry.request.defect, self.looks, self.neighbours)
+        mask = visible(entry, self._photo(entry).shape[:2]).mask
+        likeness = quality(look(entry.images[kept[0]], mask)[None], entry.request.parts[0].defect, self.looks, self.neighbours)
         return float(likeness[0])
 
     def _photo(self, entry: Candidates) -> np.ndarray:
@@ -213,7 +219,9 @@ def dealt(placed: Sequence[Placed], count: int, rounds: int) -> list[list[Placed
     return [list(placed[:count][number::rounds]) for number in range(rounds)]
 
 
-def loops(plan: Plan, bench: Bench, fitted: Path, court: Court, thresholds: tuple[float, float], placed: Sequence[Placed]) -> dict[str, Way]:
+def loops(
+    plan: Plan, bench: Bench, fitted: Path, court: Court, thresholds: tuple[float, float], placed: Sequence[Placed]
+) -> dict[str, Way]:
     """The two loops people run today."""
     stock = open_stock(bench.base, fitted, court.guards.net, thresholds, court.real)
 
@@ -229,8 +237,8 @@ def loops(plan: Plan, bench: Bench, fitted: Path, court: Court, thresholds: tupl
 
 def own_way(sampler: DefectFillSampler, params: SynthesizeParams, court: Court, some: Sequence[Placed], rounds: int) -> Way:
     """Ours with these parameters: draws, guards, redraws."""
-    draws = Draws(params.defectfill.candidates, params.redraws.defectfill, court.accepts)
-    return Way(lambda asked: answer(sampler, asked, draws), [list(some)] * rounds)
+    draws = Draws(params.defectfill.candidates, params.redraws.defectfill, court.judge)
+    return Way(lambda asked: [one.entry for one in answer(sampler, asked, draws)], [list(some)] * rounds)
 
 
 def speed(plan: Plan, bench: Bench, fitted: Path, params: SynthesizeParams, selection: SelectParams) -> dict[str, Any]:
@@ -255,8 +263,13 @@ def speed(plan: Plan, bench: Bench, fitted: Path, params: SynthesizeParams, sele
 
 
 def by_turns(placed: Sequence[Placed]) -> list[Placed]:
-    """Requests ordered by number instead of type, so that the first few are of all types."""
-    return sorted(placed, key=lambda one: one.request.id.rsplit("-", 1)[1])
+    """The first request of every type, then the second of every type, and so on."""
+    counts: Counter[str] = Counter()
+    turns = []
+    for one in placed:
+        turns.append((counts[one.record.defect], one.record.defect))
+        counts[one.record.defect] += 1
+    return [placed[i] for i in sorted(range(len(placed)), key=turns.__getitem__)]
 
 
 def summary(plan: Plan, court: Court, found: Mapping[str, Timed], same: Mapping[str, bool]) -> dict[str, Any]:

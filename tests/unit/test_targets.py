@@ -104,7 +104,7 @@ def test_counts_follow_from_the_weights_of_the_cells(project):
     """Two val defects of 40 px a type, both missed or both found: 3/4 or 1/4, and in their size (2 + 3/2) / 4 or (1/2) / 4."""
     assert main(["targets", "--total", "400"]) == 0
     expected = {}
-    for name, bounds in size_bounds(Path("data/prepared/train"), 0).items():
+    for name, bounds in size_bounds(Path("data/prepared/train"), 0, SCALE).items():
         sizes = dict.fromkeys(("small", "medium", "large"), 3 / 4 if name == "ring" else 1 / 4)
         sizes[size_of(40.0, bounds)] = 7 / 8 if name == "ring" else 1 / 8
         expected |= {(name, size): weight for size, weight in sizes.items()}

@@ -54,8 +54,7 @@ class PerTypeSampler:
                     f"adapter: per_type paints one type at a time, and a request is for {list(defects)}; set "
                     "synthesize.placement.join_overlap to null, or learn the concept with adapter: shared"
                 )
-            for defect in defects:
-                yield from self._of(defect)(group)
+            yield from self._of("".join(defects))(group)
 
     def facts(self) -> dict[str, Any]:
         """The facts of every type's sampler, also of those a resumed run had no need of."""
