@@ -202,7 +202,7 @@ def rank_agreement(rows: Sequence[tuple[Placed, Sequence[Synthetic], tuple[list[
     correlations, among, kept_score = [], {keep: [] for keep in KEEP}, {keep: [] for keep in KEEP}
     for _, group, (scores, best) in rows:
         early = np.array([m.early for m in group], dtype=np.float64)
-        correlations.append(float(stats.spearmanr(early, scores).statistic))
+        correlations.append(float(stats.spearmanr(early, scores)[0]))  # pyright: ignore[reportArgumentType]
         order = np.argsort(-early, kind="stable")
         for keep in KEEP:
             if best is not None:
