@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.generators.protocol import Request
 from pipeline.images import write_png
 from pipeline.masks.crops import Window
 from pipeline.params import SynthesizeParams, load_section
 from pipeline.records import Sample
+from pipeline.scenes import Placed
 from pipeline.selection import RealSide
-from pipeline.shards import RequestRecord
+from pipeline.shards import PartRecord, RequestRecord
 from pipeline.similarity.perceptual import Perceptual
-from pipeline.stages.synthesize import Placed
 from tests.bench.reference_loops import Stock, on_crop, on_whole_photo, one_by_one, side_multiple
 from tests.bench.synthesis_speed import CROPS, MEASURES, OURS, WHOLE, Way, contributions, ladder, speed_bars, turn_about
 from tests.conftest import ROOT
+from tests.diffusion_toy import request_of
 
 PARAMS = load_section("synthesize", SynthesizeParams, ROOT / "params.yaml")
 
@@ -48,10 +48,10 @@ def loop(tmp_path: Path) -> tuple[Stock, Placed]:
     mask = np.zeros((40, 40), bool)
     mask[10:20, 12:24] = True
     window = Window(20, 50, 40)
-    request = Request("r-0", "hole", photo[50:90, 20:60], mask, "hole#0", np.eye(2, 3))
-    record = RequestRecord("r-0", "hole", "a", "hole#0", window, ((1, 0, 0), (0, 1, 0)))
+    request = request_of("r-0", "hole", photo[50:90, 20:60], mask)
+    record = RequestRecord("r-0", 0, "a", window, (PartRecord("hole", "drawn", None, None),))
     net = Perceptual("grey levels", 16, lambda first, second: (first - second).abs().mean(dim=1))
-    stock = Stock(Painter(), {"hole": "A photo of <hole>"}, net, 5.0, RealSide(tmp_path, 0, samples, []))  # type: ignore[arg-type]
+    stock = Stock(Painter(), {"hole": "A photo of <hole>"}, net, (5.0, 5.0), RealSide(tmp_path, 0, samples, []))  # type: ignore[arg-type]
     return stock, Placed(request, record)
 
 

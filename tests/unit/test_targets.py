@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pipeline.__main__ import main
+from pipeline.params import SynthesizeParams, load_section
 from pipeline.records import read_manifest, write_json, write_manifest
 from pipeline.runlog import digest
 from pipeline.targets import Choice, Tally, TargetsError, apportion, present_counts, propose, size_bounds, size_of, tally, weights
@@ -18,7 +19,13 @@ from tests.conftest import ROOT
 from tests.detector_toy import write_prepared
 
 BOUNDS = {0: {"hole": (10.0, 20.0), "scratch": (5.0, 6.0)}}
-SECTIONS = {"train": {"steps": 4, "lr": 0.002}, "label": {"close_px": 2, "min_area_px": 9}}
+SYNTHESIZE = load_section("synthesize", SynthesizeParams, ROOT / "params.yaml")
+SCALE = SYNTHESIZE.warp.scale
+SECTIONS = {
+    "synthesize": SYNTHESIZE.model_dump(mode="json"),
+    "train": {"steps": 4, "lr": 0.002},
+    "label": {"close_px": 2, "min_area_px": 9},
+}
 
 
 def defect(name: str, area_px: float, score: float | None) -> dict:
