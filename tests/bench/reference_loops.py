@@ -26,12 +26,12 @@ from pipeline.generators.defectfill.concept import load_concept
 from pipeline.images import Mask, Picture, read_rgb
 from pipeline.masks.composite import changed_region
 from pipeline.masks.crops import paste_window, read_window, resize_picture
+from pipeline.scenes import Placed
 from pipeline.seeds import derive_seed
 from pipeline.selection import RealSide
 from pipeline.shards import Candidates
 from pipeline.similarity.masked import masked_distance
 from pipeline.similarity.perceptual import Perceptual
-from pipeline.stages.synthesize import Placed
 
 CANDIDATES, STEPS, GUIDANCE = 8, 50, 7.5
 STOCK_MULTIPLE = 8
