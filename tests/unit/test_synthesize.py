@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import shard_making
+from pipeline import photo_cache, shard_making
 from pipeline.fan_out import WorkError
 from pipeline.generators.protocol import Request, Sampler, Synthetic
 from pipeline.images import PictureError
@@ -238,6 +238,7 @@ def hungry(fits: int, error: Callable[[], object], monkeypatch: pytest.MonkeyPat
     return opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [no_memory_on_the_chip, no_memory_in_the_host, no_memory_for_python])
 def test_out_of_memory_halves_the_micro_batch_for_the_whole_run(error: Callable, data: Path, monkeypatch: pytest.MonkeyPatch):
     opened = hungry(1, error, monkeypatch)
@@ -257,11 +258,11 @@ def test_out_of_memory_halves_the_micro_batch_for_the_whole_run(error: Callable,
 
 
 def test_a_resumed_run_keeps_the_halved_micro_batch_and_nothing_of_the_full_one(data: Path, monkeypatch: pytest.MonkeyPatch):
-    rows, shards = iter(range(99)), []
+    shards: list[str] = []
 
     def in_the_third_shard() -> None:
-        if next(rows) == 2:
-            shards.extend(path.name for path in finished_shards())
+        shards[:] = [path.name for path in finished_shards()]
+        if len(shards) == 2:
             no_memory_on_the_chip()
 
     def stop() -> None:
@@ -295,6 +296,7 @@ def test_a_photo_that_becomes_unreadable_is_named_and_finished_shards_stay(data:
     cleans = [plan.make(number)[0].record.clean for number in range(plan.count)]
     torn = next(number for number, clean in enumerate(cleans) if number >= 6 and clean not in cleans[:6])
     photo = data / "prepared" / "train" / "images" / f"{cleans[torn]}.png"
+    photo_cache._PHOTOS.clear()
     after_shards(2, lambda: photo.write_bytes(photo.read_bytes()[:200]), monkeypatch)
     with pytest.raises(WorkError, match=rf"shard {torn // 2}: .*{photo.name} cannot be read as a picture"):
         run(data, "copy_paste")
