@@ -114,9 +114,13 @@ def read_fates(folder: Path) -> list[CandidateFate]:
 
 
 def _png(array: Picture | Mask) -> bytes:
-    grey = array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array
+    """A mask as 0 and 255; a picture whose channels are equal as one channel, a third of the bytes and of the time."""
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif (array == array[..., :1]).all():
+        array = array[..., 0]
     buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, format="PNG", compress_level=1)
+    Image.fromarray(array).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -134,17 +138,18 @@ def encoded(entry: Candidates) -> EncodedEntry:
 
 
 def write_shard(path: Path, entries: Iterable[Candidates]) -> None:
-    """Write a tar of PNG and JSON; see `write_encoded`."""
-    write_encoded(path, map(encoded, entries))
-
-
-def write_encoded(path: Path, entries: Iterable[EncodedEntry]) -> None:
-    """Write a tar; no clock, owner or order enters the bytes.
+    """Write a tar of PNG and JSON; whole or not at all.
 
     Raises:
-        OSError: Names the file if it cannot be written; nothing of it is left.
+        OSError: Names the file if it cannot be written.
     """
-    with whole_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
+    with whole_file(path) as temporary:
+        write_tar(temporary, map(encoded, entries))
+
+
+def write_tar(path: Path, entries: Iterable[EncodedEntry]) -> None:
+    """Write entries as they come; no clock or owner enters the bytes."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as shard:
         for request, files in entries:
             for name, data in files.items():
                 info = tarfile.TarInfo(f"{request}/{name}")
@@ -164,7 +169,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        error.filename = str(path)  # a full disk is reported without one
+        if error.filename in (None, temporary, str(temporary)):  # a full disk is reported without a name
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -188,7 +194,8 @@ def _entry(files: dict[str, bytes]) -> Candidates:
     answered = row.pop("answered")
     affine = tuple(tuple(line) for line in row["affine"])
     record = RequestRecord(**{**row, "window": Window(**row["window"]), "affine": affine})
-    pictures = {name: np.array(Image.open(io.BytesIO(data))) for name, data in files.items() if name.endswith(".png")}
-    changed = tuple(pictures[name] > 0 for name in sorted(pictures) if name.endswith(CHANGED))
-    images = tuple(pictures[name] for name in sorted(pictures) if name != "mask.png" and not name.endswith(CHANGED))
-    return Candidates(record, pictures["mask.png"] > 0, images, changed, answered)
+    pictures = {name: Image.open(io.BytesIO(data)) for name, data in files.items() if name.endswith(".png")}
+    mask = np.array(pictures.pop("mask.png")) > 0
+    changed = tuple(np.array(pictures[name]) > 0 for name in sorted(pictures) if name.endswith(CHANGED))
+    images = tuple(np.array(pictures[name].convert("RGB")) for name in sorted(pictures) if not name.endswith(CHANGED))
+    return Candidates(record, mask, images, changed, answered)

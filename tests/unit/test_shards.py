@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 
 from pipeline.masks.crops import Window
@@ -23,6 +25,15 @@ def test_a_shard_gives_back_what_was_written(tmp_path):
         assert (wrote.mask == read.mask).all()
         assert all((a == b).all() for a, b in zip(wrote.images, read.images, strict=True))
         assert all((a == b).all() for a, b in zip(wrote.changed, read.changed, strict=True))
+
+
+def test_a_grey_picture_comes_back_with_three_equal_channels(tmp_path):
+    entry = entries()[0]
+    grey = np.repeat(np.arange(64, dtype=np.uint8).reshape(8, 8, 1), 3, axis=2)
+    write_shard(tmp_path / "a.tar", [replace(entry, images=(grey, *entry.images[1:]))])
+    (read,) = read_shard(tmp_path / "a.tar")
+    assert read.images[0].shape == (8, 8, 3) and (read.images[0] == grey).all()
+    assert (read.images[1] == entry.images[1]).all()
 
 
 def test_same_entries_same_bytes(tmp_path):

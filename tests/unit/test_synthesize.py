@@ -27,8 +27,9 @@ from pipeline.runlog import digest
 from pipeline.scenes import open_plan
 from pipeline.seeds import derive_seed
 from pipeline.selection import read_real
-from pipeline.shard_making import InputsChangedError, NetworkMemoryError, ShardJob, make_shard, open_workshop, read_ahead
+from pipeline.shard_making import InputsChangedError, NetworkMemoryError, ShardJob, in_thread, make_shard, open_workshop
 from pipeline.shards import CHANGED, read_shard
+from pipeline.stages import synthesize as stage
 from pipeline.stages.synthesize import synthesize
 from tests.synthesis_toy import OF_A_TYPE, SHARDS, SIDE, TYPES, digests, params, selection, write_data
 
@@ -78,15 +79,16 @@ def job(data: Path, generator: str, out: Path) -> ShardJob:
 
 def after_shards(count: int, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Do something as soon as `count` shards have been written."""
-    write, written = shard_making.write_encoded, []
+    written: list[int] = []
 
-    def watched(path: Path, entries: Iterable) -> None:
-        write(path, entries)
-        written.append(path)
+    def watched(made: ShardJob, number: int) -> int:
+        done = make_shard(made, number)
+        written.append(number)
         if len(written) == count:
             act()
+        return done
 
-    monkeypatch.setattr(shard_making, "write_encoded", watched)
+    monkeypatch.setattr(stage, "make_shard", watched)
 
 
 def finished_shards() -> list[Path]:
@@ -139,7 +141,7 @@ def test_reading_ahead_keeps_the_order_stays_within_its_depth_and_passes_errors_
             raise PictureError("x.png cannot be read")
         return number**2
 
-    ahead = read_ahead(make, range(100), 3)
+    ahead = in_thread(make, range(100), 3)
     assert next(ahead) == 0 and max(taken) <= 3
     with pytest.raises(PictureError, match=r"x\.png"):
         assert [made for made in ahead] == []
