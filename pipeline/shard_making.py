@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,9 +23,9 @@ from pipeline.lineage import Origin, rows_text
 from pipeline.params import SelectParams, SynthesizeParams
 from pipeline.records import fold_name
 from pipeline.runlog import digest
-from pipeline.scenes import Placed, Planner, Wanted, open_planner, read_targets
+from pipeline.scenes import Planner, Wanted, open_planner, read_targets
 from pipeline.selection import Guards, RealSide, Verdict, open_guards, read_real, verdicts, visible
-from pipeline.shards import Candidates, EncodedEntry, encoded, whole_file, write_encoded
+from pipeline.shards import Candidates, EncodedEntry, encoded, whole_file, write_tar
 from pipeline.similarity.perceptual import choose_perceptual
 
 CALIBRATION_PHOTOS = 32
@@ -94,14 +94,6 @@ class Workshop:
     draws: Draws
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A finished request as it is written: files of the shard, and lines of the manifest."""
-
-    entry: EncodedEntry
-    rows: str
-
-
 _ONE_AT_A_TIME = threading.Lock()
 _OPEN: dict[ShardJob, Workshop] = {}
 
@@ -109,8 +101,8 @@ _OPEN: dict[ShardJob, Workshop] = {}
 def make_shard(job: ShardJob, number: int) -> int:
     """Write shard `number` and its rows; return how many scenes it holds.
 
-    Requests are read ahead, and answers encoded, in threads beside the network. Threads of one process make one shard after
-    the other: they share a network.
+    Requests are read ahead, and answers encoded, in threads beside the network; what is answered is written at once, so those
+    drawn again stand last. Threads of one process make one shard after the other: they share a network.
 
     Raises:
         NetworkMemoryError: If the network does not fit into memory.
@@ -120,15 +112,13 @@ def make_shard(job: ShardJob, number: int) -> int:
     """
     with _ONE_AT_A_TIME, _within_memory(job.params.micro_batch):
         shop = _workshop(job)
-        size = job.params.shard_requests
-        numbers = range(number * size, min((number + 1) * size, shop.planner.count))
-        path = job.shard(number)
-        packed = _packed(shop, numbers, job, path.name)
-        # The rows first: where the shard is there, so are they.
-        with whole_file(job.rows_of(number)) as temporary:
-            temporary.write_text("".join(one.rows for one in packed), encoding="utf-8")
-        write_encoded(path, (one.entry for one in packed))
-        return len(numbers)
+        rows: list[str] = []
+        with whole_file(job.shard(number)) as shard:
+            write_tar(shard, _entries(shop, job, number, rows))
+            # Before the shard has its name: where it is there, so are they.
+            with whole_file(job.rows_of(number)) as file:
+                file.write_text("".join(rows), encoding="utf-8")
+        return len(_numbers(shop, job, number))
 
 
 def sampler_facts(job: ShardJob, _: int) -> dict[str, Any]:
@@ -201,31 +191,37 @@ def _judge(guards: Guards, real: RealSide) -> Judge:
     return judge
 
 
-def _packed(shop: Workshop, numbers: Sequence[int], job: ShardJob, shard: str) -> list[Packed]:
-    """The requests of these numbers, answered, in the order of the numbers."""
-    order: list[str] = []
-
-    def placed() -> Iterator[Placed]:
-        for scene in read_ahead(shop.planner.make, numbers, job.params.micro_batch):
-            order.extend(one.request.id for one in scene)
-            yield from scene
-
-    def pack(done: Answer) -> Packed:
-        return Packed(encoded(done.entry), rows_text(done, job.origin, shard))
-
-    with ThreadPoolExecutor(1, "encode") as encoder:
-        packing = {done.entry.request.id: encoder.submit(pack, done) for done in answer(shop.sampler, placed(), shop.draws)}
-        return [packing[name].result() for name in order]
+def _numbers(shop: Workshop, job: ShardJob, number: int) -> range:
+    """Numbers of the scenes that belong to a shard."""
+    size = job.params.shard_requests
+    return range(number * size, min((number + 1) * size, shop.planner.count))
 
 
-def read_ahead(make: Callable[[_Item], _Made], items: Iterable[_Item], depth: int) -> Iterator[_Made]:
-    """`map` in a thread of its own that is at most `depth` items ahead of whoever takes them; its errors come out here."""
+def _entries(shop: Workshop, job: ShardJob, number: int, rows: list[str]) -> Iterator[EncodedEntry]:
+    """The requests of a shard as soon as they are answered, encoded; their rows go to `rows`."""
+    numbers, depth, shard = _numbers(shop, job, number), job.params.micro_batch, job.shard(number).name
+
+    def pack(done: Answer) -> tuple[EncodedEntry, str]:
+        return encoded(done.entry), rows_text(done, job.origin, shard)
+
+    scenes = in_thread(shop.planner.make, numbers, depth)
+    answers = answer(shop.sampler, chain.from_iterable(scenes), shop.draws)
+    for entry, lines in in_thread(pack, answers, depth):
+        rows.append(lines)
+        yield entry
+
+
+def in_thread(make: Callable[[_Item], _Made], items: Iterable[_Item], depth: int) -> Iterator[_Made]:
+    """`map` in a thread of its own, at most `depth` items ahead of whoever takes the results; its errors come out here.
+
+    Items are taken in the caller's thread.
+    """
     waiting, left = deque[Future[_Made]](), iter(items)
-    with ThreadPoolExecutor(1, "read ahead") as reader:
-        waiting.extend(reader.submit(make, item) for item in islice(left, depth))
+    with ThreadPoolExecutor(1) as thread:
+        waiting.extend(thread.submit(make, item) for item in islice(left, depth))
         while waiting:
             made = waiting.popleft().result()
-            waiting.extend(reader.submit(make, item) for item in islice(left, 1))
+            waiting.extend(thread.submit(make, item) for item in islice(left, 1))
             yield made
 
 

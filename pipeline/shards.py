@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -51,7 +52,7 @@ class RequestRecord:
 
     Attributes:
         id: Id of the request.
-        scene: Number of the scene; all requests of a scene are on one photo, in one shard, one after the other.
+        scene: Number of the scene; all requests of a scene are on one photo and in one shard.
         clean: Id of the good sample.
         window: The crop in pixels of the clean photo.
         parts: The defects.
@@ -162,9 +163,13 @@ def read_fates(folder: Path) -> list[CandidateFate]:
 
 
 def _png(array: Picture | Mask) -> bytes:
-    grey = array.astype(np.uint8) * 255 if array.dtype == np.bool_ else array
+    """A mask as 0 and 255; a picture whose channels are equal as one channel, a third of the bytes and of the time."""
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif (array == array[..., :1]).all():
+        array = array[..., 0]
     buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, format="PNG", compress_level=1)
+    Image.fromarray(array).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -183,17 +188,18 @@ def encoded(entry: Candidates) -> EncodedEntry:
 
 
 def write_shard(path: Path, entries: Iterable[Candidates]) -> None:
-    """Write a tar of PNG and JSON; see `write_encoded`."""
-    write_encoded(path, map(encoded, entries))
-
-
-def write_encoded(path: Path, entries: Iterable[EncodedEntry]) -> None:
-    """Write a tar; no clock, owner or order enters the bytes.
+    """Write a tar of PNG and JSON; whole or not at all.
 
     Raises:
-        OSError: Names the file if it cannot be written; nothing of it is left.
+        OSError: Names the file if it cannot be written.
     """
-    with whole_file(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
+    with whole_file(path) as temporary:
+        write_tar(temporary, map(encoded, entries))
+
+
+def write_tar(path: Path, entries: Iterable[EncodedEntry]) -> None:
+    """Write entries as they come; no clock or owner enters the bytes."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as shard:
         for request, files in entries:
             for name, data in files.items():
                 info = tarfile.TarInfo(f"{request}/{name}")
@@ -213,7 +219,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        error.filename = str(path)  # a full disk is reported without one
+        if error.filename in (None, temporary, str(temporary)):  # a full disk is reported without a name
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -224,6 +231,20 @@ def read_shard(path: Path) -> Iterator[Candidates]:
     with tarfile.open(path) as shard:
         for _, members in groupby(shard, key=lambda member: member.name.rsplit("/", 1)[0]):
             yield _entry({member.name.rsplit("/", 1)[1]: _content(shard, member) for member in members})
+
+
+def read_scenes(path: Path) -> Iterator[list[Candidates]]:
+    """The entries of each scene of a shard, as soon as they are all read: what was drawn again stands behind the rest."""
+    with tarfile.open(path) as shard:
+        stated = (json.loads(_content(shard, member)) for member in shard if member.name.endswith("/" + REQUEST))
+        missing = Counter(row["scene"] for row in stated)
+    waiting: dict[int, list[Candidates]] = {}
+    for entry in read_shard(path):
+        scene = entry.request.scene
+        waiting.setdefault(scene, []).append(entry)
+        missing[scene] -= 1
+        if not missing[scene]:
+            yield sorted(waiting.pop(scene), key=lambda one: one.request.id)
 
 
 def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -237,10 +258,10 @@ def _entry(files: dict[str, bytes]) -> Candidates:
     answered, early, dropped = (row.pop(name) for name in STATED)
     parts = tuple(_part(part) for part in row["parts"])
     record = RequestRecord(**{**row, "window": Window(**row["window"]), "parts": parts})
-    pictures = {name: np.array(Image.open(io.BytesIO(data))) for name, data in files.items() if name.endswith(".png")}
-    masks = tuple(pictures.pop(name) > 0 for name in sorted(pictures) if name.startswith(MASK))
-    changed = tuple(pictures.pop(name) > 0 for name in sorted(pictures) if name.endswith(CHANGED))
-    images = tuple(pictures[name] for name in sorted(pictures))
+    pictures = {name: Image.open(io.BytesIO(data)) for name, data in files.items() if name.endswith(".png")}
+    masks = tuple(np.array(pictures.pop(name)) > 0 for name in sorted(pictures) if name.startswith(MASK))
+    changed = tuple(np.array(pictures.pop(name)) > 0 for name in sorted(pictures) if name.endswith(CHANGED))
+    images = tuple(np.array(pictures[name].convert("RGB")) for name in sorted(pictures))
     return Candidates(record, masks, images, changed, answered, tuple(early), tuple(dropped))
 
 

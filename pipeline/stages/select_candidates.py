@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from pipeline.selection import (
     verdicts,
     visible,
 )
-from pipeline.shards import CandidateFate, Candidates, RequestRecord, read_shard, write_fates
+from pipeline.shards import CandidateFate, Candidates, RequestRecord, read_scenes, write_fates
 from pipeline.similarity.perceptual import choose_perceptual
 from pipeline.similarity.quality import JUDGE, RealLooks, look, quality, real_looks
 
@@ -76,11 +75,7 @@ def select_candidates(params: SelectParams, data: Path, generator: str, out: Pat
             jury = _jury(params, generator, data / "base" / fold_name(fold), read_real(train, fold))
             folder = building / fold_name(fold)
             shards = sorted((data / "candidates" / generator / fold_name(fold)).glob("shard-*.tar"))
-            chosen = [
-                _decide(list(scene), shard.name, jury, folder)
-                for shard in shards
-                for _, scene in groupby(read_shard(shard), key=lambda entry: entry.request.scene)
-            ]
+            chosen = [_decide(scene, shard.name, jury, folder) for shard in shards for scene in read_scenes(shard)]
             fates = [fate for decided, _ in chosen for fate in decided]
             counts = Counter(fate.fate for fate in fates)
             samples = [sample for _, found in chosen for sample in found]

@@ -26,11 +26,11 @@ from pipeline.generators.protocol import Synthetic
 from pipeline.images import Picture, read_rgb, write_png
 from pipeline.masks.crops import read_window, resize_picture
 from pipeline.params import SelectParams, load_section
+from pipeline.scenes import Placed
 from pipeline.selection import Guards, open_guards, ranked, read_real, verdicts, visible
 from pipeline.shards import Candidates
 from pipeline.similarity.perceptual import choose_perceptual
 from pipeline.similarity.quality import RealLooks, look, quality, real_looks
-from pipeline.stages.synthesize import Placed
 from tests.bench.bars import Part, run_parts, work_folder
 from tests.bench.concept import benches, concept, sections
 from tests.bench.concept_quality import SIDE_PX, Bench, candidates, distances, held_back, open_sampler, requests

@@ -36,6 +36,7 @@ from pipeline.selection import Verdict, read_real
 from pipeline.shard_making import ShardJob, Workshop, make_shard
 from pipeline.shards import Candidates
 from pipeline.similarity.perceptual import Perceptual, choose_perceptual
+from pipeline.stages import synthesize as stage
 from pipeline.stages.learn_concept import learn_concept
 from pipeline.stages.synthesize import Run, make_fold
 from tests.bench.bars import Part, bar, run_parts, work_folder
@@ -103,18 +104,18 @@ def grey_workshop(made: ShardJob) -> Workshop:
 def stub_run(root: Path, work: Path, log: Path) -> None:
     """The stage's own loop without a network; a line of the log at its begin, at each shard and at its end."""
     shard_making.open_workshop = grey_workshop
-    write = shard_making.write_encoded
 
     def note(what: str) -> None:
         line = {"what": what, "at": time.monotonic(), "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def noted(path: Path, entries: Iterable[Any]) -> None:
-        write(path, entries)
+    def noted(made: ShardJob, number: int) -> int:
+        done = make_shard(made, number)
         note("shard")
+        return done
 
-    shard_making.write_encoded = noted
+    stage.make_shard = noted
     made = job(root, work, REQUESTS, shard_requests=STUB_SHARD)
     os.environ[EXECUTOR] = "serial"
     note("begin")

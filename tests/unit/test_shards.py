@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.masks.crops import Window
-from pipeline.shards import Candidates, PartRecord, RequestRecord, read_shard, write_shard
+from pipeline.shards import Candidates, PartRecord, RequestRecord, read_scenes, read_shard, write_shard
 
 
 def entries() -> list[Candidates]:
@@ -35,11 +35,30 @@ def test_a_shard_gives_back_what_was_written(tmp_path):
         assert all((a == b).all() for a, b in zip(wrote.changed, read.changed, strict=True))
 
 
+def test_a_grey_picture_comes_back_with_three_equal_channels(tmp_path):
+    entry = entries()[0]
+    grey = np.repeat(np.arange(64, dtype=np.uint8).reshape(8, 8, 1), 3, axis=2)
+    write_shard(tmp_path / "a.tar", [replace(entry, images=(grey, *entry.images[1:]))])
+    (read,) = read_shard(tmp_path / "a.tar")
+    assert read.images[0].shape == (8, 8, 3) and (read.images[0] == grey).all()
+    assert (read.images[1] == entry.images[1]).all()
+
+
 def test_same_entries_same_bytes(tmp_path):
     for name in "ab":
         write_shard(tmp_path / f"{name}.tar", entries())
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_requests_of_a_scene_come_together_wherever_they_stand(tmp_path):
+    """The first of scene 0 was drawn again, and so was written behind scene 1."""
+    first, second = entries()
+    placed = [("0-b", 0), ("1-a", 1), ("0-a", 0)]
+    written = [replace(first, request=replace(second.request, id=name, scene=scene)) for name, scene in placed]
+    write_shard(tmp_path / "a.tar", written)
+    found = [[entry.request.id for entry in scene] for scene in read_scenes(tmp_path / "a.tar")]
+    assert found == [["1-a"], ["0-a", "0-b"]]
 
 
 def test_writers_of_the_same_shard_do_not_touch_each_others_file(tmp_path):

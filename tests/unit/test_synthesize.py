@@ -27,8 +27,9 @@ from pipeline.runlog import digest
 from pipeline.scenes import Planner, open_planner, read_targets
 from pipeline.seeds import derive_seed
 from pipeline.selection import read_real
-from pipeline.shard_making import InputsChangedError, NetworkMemoryError, ShardJob, make_shard, open_workshop, read_ahead
+from pipeline.shard_making import InputsChangedError, NetworkMemoryError, ShardJob, in_thread, make_shard, open_workshop
 from pipeline.shards import CHANGED, read_shard
+from pipeline.stages import synthesize as stage
 from pipeline.stages.synthesize import synthesize
 from tests.synthesis_toy import OF_A_TYPE, SHARDS, TYPES, digests, params, selection, write_data
 
@@ -78,15 +79,16 @@ def job(data: Path, generator: str, out: Path) -> ShardJob:
 
 def after_shards(count: int, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Do something as soon as `count` shards have been written."""
-    write, written = shard_making.write_encoded, []
+    written: list[int] = []
 
-    def watched(path: Path, entries: Iterable) -> None:
-        write(path, entries)
-        written.append(path)
+    def watched(made: ShardJob, number: int) -> int:
+        done = make_shard(made, number)
+        written.append(number)
         if len(written) == count:
             act()
+        return done
 
-    monkeypatch.setattr(shard_making, "write_encoded", watched)
+    monkeypatch.setattr(stage, "make_shard", watched)
 
 
 def finished_shards() -> list[Path]:
@@ -139,7 +141,7 @@ def test_reading_ahead_keeps_the_order_stays_within_its_depth_and_passes_errors_
             raise PictureError("x.png cannot be read")
         return number**2
 
-    ahead = read_ahead(make, range(100), 3)
+    ahead = in_thread(make, range(100), 3)
     assert next(ahead) == 0 and max(taken) <= 3
     with pytest.raises(PictureError, match=r"x\.png"):
         assert [made for made in ahead] == []
@@ -239,6 +241,7 @@ def hungry(fits: int, error: Callable[[], object], monkeypatch: pytest.MonkeyPat
     return opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [no_memory_on_the_chip, no_memory_in_the_host, no_memory_for_python])
 def test_out_of_memory_halves_the_micro_batch_for_the_whole_run(error: Callable, data: Path, monkeypatch: pytest.MonkeyPatch):
     opened = hungry(1, error, monkeypatch)
@@ -261,8 +264,8 @@ def test_a_resumed_run_keeps_the_halved_micro_batch_and_nothing_of_the_full_one(
     shards: list[str] = []
 
     def in_the_third_shard() -> None:
-        if len(finished_shards()) == 2:
-            shards.extend(path.name for path in finished_shards())
+        shards[:] = [path.name for path in finished_shards()]
+        if len(shards) == 2:
             no_memory_on_the_chip()
 
     def stop() -> None:
