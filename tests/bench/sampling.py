@@ -78,7 +78,7 @@ def bench_on_val(data: Path) -> Bench:
 def qualities(placed: Sequence[Placed], made: Sequence[Synthetic], real: RealLooks) -> NDArray[np.float64]:
     """(N,) likeness to the nearest real val defects, as `select` records it against the references."""
     neighbours = load_section("select", SelectParams).quality_neighbours
-    looks = [(p.request.defect, look(m.image, p.request.mask)) for p, m in zip(placed, made, strict=True)]
+    looks = [(p.record.defect, look(m.image, p.request.mask)) for p, m in zip(placed, made, strict=True)]
     return np.array([quality(one[None], defect, real, neighbours)[0] for defect, one in looks])
 
 
@@ -109,8 +109,8 @@ def measure(bench: Bench, change: Mapping[str, Any], placed: Sequence[Placed], d
 
 def shown_rows(placed: Sequence[Placed]) -> list[int]:
     """The first two requests of each type."""
-    names = [p.request.defect for p in placed]
-    return [names.index(defect) + place for defect in sorted(set(names)) for place in (0, 1)]
+    names = np.array([p.record.defect for p in placed])
+    return [int(row) for defect in sorted(set(names)) for row in np.flatnonzero(names == defect)[:2]]
 
 
 def variation_part(data: Path) -> dict[str, Any]:
@@ -191,9 +191,11 @@ def late(
     placed: Placed, group: Sequence[Synthetic], guards: Guards, samples: Mapping[str, Any], train: Path
 ) -> tuple[list[float], int | None]:
     """The final scores of one request's candidates, and which one `select` keeps."""
-    entry = Candidates(placed.record, placed.request.mask, tuple(m.image for m in group), tuple(m.changed for m in group), False)
+    entry = Candidates(
+        placed.record, (placed.request.mask,), tuple(m.image for m in group), tuple(m.changed for m in group), False
+    )
     photo: Picture = read_rgb(train / samples[placed.record.clean].image)
-    judged = verdicts(visible(entry, photo), read_window(photo, placed.record.window), guards)
+    judged = verdicts(visible(entry, photo.shape[:2]), read_window(photo, placed.record.window), guards)
     return [verdict.score for verdict in judged], next(iter(ranked(judged)), None)
 
 

@@ -12,7 +12,7 @@ import os
 import resource
 import shutil
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -165,7 +165,7 @@ class Clock:
 
     def __init__(self) -> None:
         """Nothing yet."""
-        self.seconds = Counter[str]()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._inside = False
 
     def counted(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
