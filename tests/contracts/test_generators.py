@@ -79,7 +79,7 @@ def test_several_defects_of_one_crop_are_answered_in_their_masks(fitted):
     result = next(iter(sampler_of(fitted)([(both, seed)])))
     outside = feathered(both.mask, FEATHER_PX) == 0
     assert (result.image[outside] == both.clean[outside]).all()
-    assert (result.changed & second).any() and (result.image != both.clean).any(axis=2)[result.changed].all()
+    assert (result.image != both.clean)[second].any() and (result.image != both.clean).any(axis=2)[result.changed].all()
     if fitted[0] == "copy_paste":
         # The toy scratch is 20 everywhere under its mask (25..40, 20..35), which the second part's matrix moves by (5, 8).
         inside = second.copy()
