@@ -79,8 +79,8 @@ bench-sampling: setup  ## Which sampling options help on real tiles, and what ea
 concept-gallery: setup  ## References, requests and painted defects of every type, into docs/concept/; DATA=folder LAYOUT=name.
 	python -m tests.bench.concept_gallery --data '$(DATA)' --layout '$(LAYOUT)'
 
-placement-gallery: setup  ## Where defects are asked for on good photos, into docs/placement/; DATA=folder LAYOUT=name.
-	python -m tests.bench.placement_gallery --data '$(DATA)' --layout '$(LAYOUT)'
+placement-gallery: setup  ## Where defects are asked for on good photos, into docs/placement/; DATA=folder LAYOUT=name, CLOSE=1 for small defects.
+	python -m tests.bench.placement_gallery --data '$(DATA)' --layout '$(LAYOUT)' $(if $(CLOSE),--close)
 
 lock: setup  ## Write requirements.lock anew after a change of pyproject.toml; versions stay unless they must move.
 	uv pip compile pyproject.toml --quiet --all-extras --universal --generate-hashes --output-file requirements.lock
