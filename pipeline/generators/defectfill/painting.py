@@ -187,10 +187,10 @@ def most_different(rows: Sequence[int], early: Sequence[float], keep: int) -> li
 def settle(pipe: StableDiffusionInpaintPipeline, params: DiffusionSamplingParams) -> None:
     """Make the UNet quick for sampling alone, in place: the LoRA added to its weights, these held in `autocast`, blocks compiled.
 
-    The prompts must be encoded already, since the adapters are gone afterwards.
+    The text encoder keeps its adapter: prompts of several types are encoded when they are first asked for.
     """
     pipe.fuse_lora(components=["unet"], adapter_names=[LORA_NAME])
-    pipe.unload_lora_weights()
+    pipe.unet.unload_lora()
     if params.autocast in LOWER_PRECISION:
         hold_frozen_weights_in(pipe.unet, LOWER_PRECISION[params.autocast])
     if params.compile == "regional":
