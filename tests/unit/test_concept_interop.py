@@ -262,7 +262,7 @@ def test_a_token_comes_along_and_is_spelled_out_as_the_stock_pipeline_does(base:
     more = ("--prompt", "pit=A surface with <pit>", "--token", f"pit={tmp_path / 'learned_embeds.safetensors'}")
     assert main(arguments(tmp_path / LORA, base, tmp_path / "concept", *more)) == 0
     job = SampleJob(sampling_params(steps=1), base, good(), feather_px=2, micro_batch=1, seed=0)
-    text = DefectFillSampler(tmp_path / "concept", job)._texts["pit"]
+    text = DefectFillSampler(tmp_path / "concept", job)._text_of(("pit",))
     theirs = StableDiffusionInpaintPipeline.from_pretrained(base, safety_checker=None, requires_safety_checker=False)
     theirs.load_textual_inversion(str(tmp_path / "learned_embeds.safetensors"))
     wanted, _ = theirs.encode_prompt("A surface with <pit>", "cpu", 1, False)

@@ -15,7 +15,7 @@ from pipeline.generators.defectfill.fit import fit
 from pipeline.generators.defectfill.painting import most_different, settle
 from pipeline.generators.defectfill.sample import DefectFillSampler
 from pipeline.generators.protocol import Dropped, FitJob, Request, SampleJob, Synthetic
-from tests.diffusion_toy import SIDE, fit_params, references, sampling_params, write_base
+from tests.diffusion_toy import SIDE, fit_params, references, request_of, sampling_params, write_base
 from tests.unit.test_concept_interop import LORA, shaken
 
 PRUNED = {"candidates": 4, "prune": {"after": 0.5, "keep": 2}}
@@ -40,7 +40,7 @@ def request(number: int, side: int = SIDE) -> Request:
     clean = np.random.default_rng(number).integers(90, 160, (side, side, 3)).astype(np.uint8)
     mask = np.zeros((side, side), bool)
     mask[side // 4 : side // 2, side // 4 + number : side // 2 + number] = True
-    return Request(f"r{number}", ("hole", "long scratch")[number % 2], clean, mask, "hole-0", np.eye(2, 3))
+    return request_of(f"r{number}", ("hole", "long scratch")[number % 2], clean, mask)
 
 
 Opening = Callable[..., DefectFillSampler]
