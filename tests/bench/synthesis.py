@@ -102,7 +102,7 @@ def grey_workshop(made: ShardJob) -> Workshop:
 
 
 def stub_run(root: Path, work: Path, log: Path) -> None:
-    """The stage's own loop without a network; a line of the log at its begin, at each shard and at its end."""
+    """The stage's own loop without a network; lines of the log at its begin, around each shard and at its end."""
     shard_making.open_workshop = grey_workshop
 
     def note(what: str) -> None:
@@ -111,6 +111,7 @@ def stub_run(root: Path, work: Path, log: Path) -> None:
             file.write(json.dumps(line) + "\n")
 
     def noted(made: ShardJob, number: int) -> int:
+        note("asked")
         done = make_shard(made, number)
         note("shard")
         return done
@@ -147,13 +148,13 @@ def overhead(data: Path) -> dict[str, float]:
     seconds = killed[-1]["at"] - killed[0]["at"] + resumed[-1]["at"] - resumed[0]["at"]
     # The first thousand requests warm up.
     first, last = 1000 // STUB_SHARD, (1000 + GROWTH_OVER) // STUB_SHARD
-    found = seconds / shards, resumed[1]["at"] - resumed[0]["at"]
+    peaks = [line["peak_mib"] for line in killed if line["what"] == "shard"]
     return {
         "requests": REQUESTS,
-        "ms_a_request": round(1000 * found[0] / STUB_SHARD, 3),
-        "peak_growth_mib": round(killed[last]["peak_mib"] - killed[first]["peak_mib"], 1),
+        "ms_a_request": round(1000 * seconds / REQUESTS, 3),
+        "peak_growth_mib": round(peaks[last] - peaks[first], 1),
         "peak_mib": round(max(line["peak_mib"] for line in (*killed, *resumed)), 1),
-        "resume_s": round(found[1], 2),
+        "resume_s": round(resumed[1]["at"] - resumed[0]["at"], 2),
     }
 
 
