@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,38 +153,6 @@ def test_same_seed_same_bytes(done: Path, tmp_path: Path):
     again = run_chain(project(tmp_path / "b"))
     for name in ("prepared", "base", "concepts", "candidates", "selected", "labelled"):
         assert digests(done / "data" / name) == digests(again / "data" / name), name
-
-
-@pytest.mark.slow
-def test_synthesis_resumes_at_the_shard_and_ends_in_the_same_bytes(done: Path, tmp_path: Path):
-    """Half of the shards are there already; the other half is made, and all are as in one go."""
-    folder = project(tmp_path / "c")
-    for name in ("prepared", "base", "concepts"):
-        shutil.copytree(done / "data" / name, folder / "data" / name)
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["synthesize"]["shard_requests"] = 2
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    stop = (
-        "import pipeline.stages.synthesize as s, pipeline.__main__ as m\n"
-        "write, done = s.write_shard, []\n"
-        "def once(path, entries):\n"
-        "    if done: raise KeyboardInterrupt\n"
-        "    write(path, entries); done.append(path)\n"
-        "s.write_shard = once\n"
-        "m.main(['synthesize', '--generator', 'defectfill'])\n"
-    )
-    killed = subprocess.run(
-        [sys.executable, "-c", stop], cwd=folder, capture_output=True, env={**os.environ, "PYTHONPATH": str(folder)}
-    )
-    assert killed.returncode != 0
-    (first,) = (folder / ".work").rglob("shard-0000.tar")
-    before = first.stat().st_mtime_ns, first.read_bytes()
-    run(folder, "pipeline", "synthesize", "--generator", "defectfill")
-    resumed = folder / "data" / "candidates" / "defectfill" / "fold-0"
-    assert (resumed / "shard-0000.tar").stat().st_mtime_ns == before[0]
-    assert len(list(resumed.glob("shard-*.tar"))) == 4 and not list((folder / ".work").rglob("*.tar"))
-    run(folder, "pipeline", "synthesize", "--generator", "defectfill")
-    assert (resumed / "shard-0000.tar").read_bytes() == before[1]
 
 
 @pytest.mark.slow
