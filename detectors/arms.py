@@ -10,6 +10,7 @@ from typing import Literal
 from pipeline.params import LearnConceptParams
 
 COMBINED = "_classical"
+ONLY = "_only"
 
 
 class UnknownNameError(ValueError):
@@ -18,17 +19,25 @@ class UnknownNameError(ValueError):
 
 @dataclass(frozen=True)
 class Arm:
-    """Recipe of augmentation, and the generator whose images are mixed in (None for none)."""
+    """What a detector is trained on.
+
+    Attributes:
+        name: Of the arm.
+        recipe: Of augmentation.
+        generator: Whose images are mixed in; None for none.
+        real: Whether real defects are in it.
+    """
 
     name: str
     recipe: Literal["base", "classical"]
     generator: str | None
+    real: bool = True
 
 
 def arm_names() -> list[str]:
     """Every valid arm; generators are the sub-sections of `learn_concept`."""
     generators = list(LearnConceptParams.model_fields)
-    return ["real", "classical", *generators, *(name + COMBINED for name in generators)]
+    return ["real", "classical", *generators, *(name + COMBINED for name in generators), *(name + ONLY for name in generators)]
 
 
 def check_name(name: str, valid: Iterable[str], what: str) -> str:
@@ -45,7 +54,9 @@ def check_name(name: str, valid: Iterable[str], what: str) -> str:
 
 
 def parse_arm(name: str) -> Arm:
-    """`real`, `classical`, `<generator>` (real + synthetic) or `<generator>_classical` (both).
+    """`real`, `classical`, `<generator>` (real + synthetic), `<generator>_classical` (both) or `<generator>_only`.
+
+    `<generator>_only` sees synthetic defects and good photos; its validation is real, as everyone's.
 
     Raises:
         UnknownNameError: If there is no such arm.
@@ -55,6 +66,8 @@ def parse_arm(name: str) -> Arm:
         return Arm(name, "base", None)
     if name == "classical":
         return Arm(name, "classical", None)
+    if name.endswith(ONLY):
+        return Arm(name, "base", name.removesuffix(ONLY), real=False)
     if name.endswith(COMBINED):
         return Arm(name, "classical", name.removesuffix(COMBINED))
     return Arm(name, "base", name)

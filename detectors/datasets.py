@@ -1,4 +1,4 @@
-"""What a detector is trained and scored on: real and synthetic images in one form, and the batch of a step."""
+"""What a detector is trained and scored on: real and synthetic images in one form."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from detectors.letterbox import Fit, fit
 from pipeline.images import Mask, Picture, read_rgb
 from pipeline.labels.boxes import coco_to_box
 from pipeline.labels.coco import coco_dataset, decode_mask
 from pipeline.params import LabelParams
 from pipeline.records import Box, Split, read_card, read_manifest
-from pipeline.seeds import derive_seed
 
 
 class DataError(ValueError):
@@ -123,52 +120,3 @@ def load_example(record: Record, side_px: int) -> Example:
         for a in record.annotations
     )
     return Example(shrink.shrink(read_rgb(record.path)), targets, shrink)
-
-
-@dataclass(frozen=True)
-class Pools:
-    """What batches are drawn from; `synthetic` is empty in arms without."""
-
-    real: tuple[Example, ...]
-    good: tuple[Example, ...]
-    synthetic: tuple[Example, ...] = ()
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many images of each kind one batch has."""
-
-    real: int
-    good: int
-    synthetic: int
-
-
-def batch_counts(batch: int, negative_share: float, synthetic_share: float, pools: Pools) -> Counts:
-    """Exact counts, the same at every step: shares are rounded half up, negatives first, then the synthetic ones.
-
-    Every batch keeps at least one defective image. A data set without good photos has no negatives.
-    """
-    good = min(batch - 1, int(batch * negative_share + 0.5)) if pools.good else 0
-    synthetic = int((batch - good) * synthetic_share + 0.5) if pools.synthetic else 0
-    return Counts(batch - good - synthetic, good, synthetic)
-
-
-def _draw(size: int, count: int, *key: object) -> list[int]:
-    """`count` indices below `size`, none twice before all came once."""
-    rng = np.random.default_rng(derive_seed(*key))
-    rounds = -(-count // size) if count else 0
-    return [int(i) for _ in range(rounds) for i in rng.permutation(size)][:count]
-
-
-def draw_batch(pools: Pools, counts: Counts, seed: int, step: int) -> list[tuple[Example, int]]:
-    """Examples of one step, each with the seed of its augmentation.
-
-    A pool's draw depends on seed and step alone: arms see the same good images, and the real defects of an arm with synthetic
-    ones are the first of those the arm `real` sees at that step, augmented with the same seed.
-    """
-    chosen: list[tuple[Example, int]] = []
-    for kind, count in (("real", counts.real), ("synthetic", counts.synthetic), ("good", counts.good)):
-        pool: tuple[Example, ...] = getattr(pools, kind)
-        for place, index in enumerate(_draw(len(pool), count, seed, "batch", kind, step)):
-            chosen.append((pool[index], derive_seed(seed, "augment", kind, step, place)))
-    return chosen

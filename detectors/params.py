@@ -9,6 +9,7 @@ from pydantic import Field
 from pipeline.params import Range, Section
 
 Start = Literal["embedded", "scratch"]
+Autocast = Literal["none", "bf16"]
 
 
 class DetectorTuning(Section):
@@ -31,6 +32,9 @@ class TrainParams(Section):
     validate_every: int = Field(ge=1)
     negative_share: float = Field(ge=0, lt=1)
     synthetic_share: float = Field(gt=0, le=1)
+    synthetic_until: float = Field(gt=0, le=1)
+    synthetic_weight: float = Field(gt=0)
+    autocast: Autocast
     min_score: float = Field(ge=0, lt=1)
     max_detections: int = Field(ge=1)
     threads: int = Field(ge=1)

@@ -13,17 +13,8 @@ from torch import Tensor
 
 from detectors.arms import Arm, parse_arm
 from detectors.augment import augmenter
-from detectors.datasets import (
-    Counts,
-    DataError,
-    DetectionData,
-    Pools,
-    batch_counts,
-    draw_batch,
-    from_labelled,
-    from_manifest,
-    load_example,
-)
+from detectors.batches import Batches, Counts, Pools, open_batches
+from detectors.datasets import DataError, DetectionData, Example, from_labelled, from_manifest, load_example
 from detectors.letterbox import fit, network_side
 from detectors.metrics import MATCH_IOU, all_scores, matched_scores
 from detectors.model_files import VAL_MATCHES, save_model
@@ -66,11 +57,11 @@ def load_fold(label_params: LabelParams, arm: Arm, prepared: Path, labelled: Pat
     return FoldData(train, val, from_labelled(labelled / fold_name(fold), train.classes, train.drawn_boxes))
 
 
-def load_pools(data: FoldData, side_px: int) -> Pools:
-    """Every training image at network scale, in memory."""
+def load_pools(data: FoldData, arm: Arm, side_px: int) -> Pools:
+    """Every training image of an arm at network scale, in memory."""
     synthetic = data.synthetic.defective if data.synthetic is not None else ()
     return Pools(
-        tuple(load_example(r, side_px) for r in data.train.defective),
+        tuple(load_example(r, side_px) for r in data.train.defective if arm.real),
         tuple(load_example(r, side_px) for r in data.train.good),
         tuple(load_example(r, side_px) for r in synthetic),
     )
@@ -113,16 +104,26 @@ def start_session(params: TrainParams, name: str, classes: Sequence[str], seed: 
     return open_session(name, len(classes), network, params.ema_decay), start
 
 
-def _losses_at(
-    session: Session, side_px: int, pools: Pools, counts: Counts, seed: int, augment: Callable[..., Any]
-) -> Callable[[int], dict[str, Tensor]]:
-    def losses_at(step: int) -> dict[str, Tensor]:
-        examples = [augment(example, sample_seed) for example, sample_seed in draw_batch(pools, counts, seed, step)]
-        session.network.train()
-        pictures = to_tensor([e.picture for e in examples], side_px)
-        return session.detector.losses(session.network, pictures, [e.targets for e in examples])
+def losses_at(params: TrainParams, session: Session, side_px: int, batches: Batches) -> Callable[[int], dict[str, Tensor]]:
+    """A function from a step to its named losses; see `run_loop`."""
 
-    return losses_at
+    def losses_of(examples: Sequence[Example]) -> dict[str, Tensor]:
+        pictures = to_tensor([e.picture for e in examples], side_px)
+        with torch.autocast("cpu", torch.bfloat16, enabled=params.autocast == "bf16"):
+            return session.detector.losses(session.network, pictures, [e.targets for e in examples])
+
+    def at(step: int) -> dict[str, Tensor]:
+        session.network.train()
+        kinds = batches.at(step)
+        if params.synthetic_weight == 1.0 or not all(kinds.values()):
+            return losses_of([*kinds[False], *kinds[True]])
+        # Each kind passes by itself, so that its loss, a mean over images, can be weighted.
+        shares = {kind: len(examples) * (params.synthetic_weight if kind else 1.0) for kind, examples in kinds.items()}
+        found = {kind: losses_of(examples) for kind, examples in kinds.items()}
+        total = sum(shares.values())
+        return {name: (shares[False] * real + shares[True] * found[True][name]) / total for name, real in found[False].items()}
+
+    return at
 
 
 def _after_step(params: TrainParams, session: Session, val: DetectionData, side_px: int) -> Callable[[int], None]:
@@ -146,8 +147,7 @@ def fit_fold(params: TrainParams, name: str, arm: Arm, data: FoldData, seed: int
     """Train one network; resumes from the checkpoint in `work`."""
     side_px = side_of(data.train, params.image_px)
     scale = smallest_scale(data.train, side_px)
-    pools = load_pools(data, side_px)
-    counts = batch_counts(params.batch, params.negative_share, params.synthetic_share, pools)
+    batches = open_batches(params, load_pools(data, arm, side_px), augmenter(arm.recipe, data.train.drawn_boxes), seed)
     session, start = start_session(params, name, data.train.classes, seed)
     optimizer = torch.optim.AdamW(
         weight_groups(session.network, params.weight_decay), lr=params.lr * params.tuning(name).lr_scale
@@ -162,12 +162,12 @@ def fit_fold(params: TrainParams, name: str, arm: Arm, data: FoldData, seed: int
     )
     history = run_loop(
         plan,
-        _losses_at(session, side_px, pools, counts, seed, augmenter(arm.recipe, data.train.drawn_boxes)),
+        losses_at(params, session, side_px, batches),
         optimizer,
         {"network": session.network, "ema": session.ema, "best": session.best},
         _after_step(params, session, data.val, side_px),
     )
-    return Fitted(session, history, counts, side_px, scale, start)
+    return Fitted(session, history, batches.counts, side_px, scale, start)
 
 
 def image_counts(data: FoldData) -> dict[str, int]:

@@ -1,17 +1,7 @@
 import numpy as np
 import pytest
 
-from detectors.datasets import (
-    Counts,
-    DataError,
-    Example,
-    Pools,
-    batch_counts,
-    draw_batch,
-    from_labelled,
-    from_manifest,
-    load_example,
-)
+from detectors.datasets import DataError, from_labelled, from_manifest, load_example
 from detectors.letterbox import PAD_GREY, fit, network_side, pad
 from detectors.predict import to_results
 from detectors.protocol import Found
@@ -21,45 +11,6 @@ from pipeline.stages.label import label
 from tests.detector_toy import CLASSES, write_prepared, write_selected
 
 RULES = LabelParams(close_px=2, min_area_px=9)
-
-
-def pool(count, value):
-    return tuple(Example(np.full((8, 8, 3), value + i, np.uint8), (), fit((8, 8), 32)) for i in range(count))
-
-
-def pools(synthetic=0):
-    return Pools(pool(10, 0), pool(20, 50), pool(synthetic, 100))
-
-
-def test_counts_are_exact_and_rounded_half_up():
-    assert batch_counts(8, 0.25, 0.5, pools()) == Counts(real=6, good=2, synthetic=0)
-    assert batch_counts(8, 0.25, 0.5, pools(5)) == Counts(real=3, good=2, synthetic=3)
-    assert batch_counts(8, 0.25, 0.25, pools(5)) == Counts(real=4, good=2, synthetic=2)
-    assert batch_counts(8, 0.25, 0.5, Pools(pool(3, 0), ())) == Counts(real=8, good=0, synthetic=0)
-
-
-def values(drawn):
-    return [int(e.picture[0, 0, 0]) for e, _ in drawn]
-
-
-@pytest.mark.parametrize("step", [0, 1, 17])
-def test_every_batch_has_the_stated_share(step):
-    drawn = values(draw_batch(pools(5), Counts(3, 2, 3), 0, step))
-    assert (sum(v < 50 for v in drawn), sum(50 <= v < 100 for v in drawn), sum(v >= 100 for v in drawn)) == (3, 2, 3)
-
-
-@pytest.mark.parametrize("step", [0, 5])
-def test_arms_see_the_same_real_and_good_images_with_the_same_augmentation(step):
-    real = draw_batch(pools(), Counts(6, 2, 0), 3, step)
-    mixed = draw_batch(pools(5), Counts(3, 2, 3), 3, step)
-    assert values(mixed)[:3] == values(real)[:3]
-    assert values(mixed)[-2:] == values(real)[-2:]
-    assert [s for _, s in mixed[:3]] == [s for _, s in real[:3]]
-
-
-def test_no_image_comes_twice_before_all_came_once():
-    drawn = values(draw_batch(Pools(pool(4, 0), ()), Counts(6, 0, 0), 0, 0))
-    assert sorted(drawn[:4]) == [0, 1, 2, 3]
 
 
 def test_real_and_synthetic_share_one_form(tmp_path):
