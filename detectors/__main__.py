@@ -13,7 +13,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from detectors.arms import UnknownNameError, arm_names, check_name, parse_arm
-from detectors.params import EvaluateParams, PretrainDetectorParams, TrainParams
+from detectors.params import EvaluateParams, MixParams, PretrainDetectorParams, Recipe, TrainParams
 from detectors.protocol import DETECTORS
 from pipeline.params import LabelParams, ParamsError, load_section
 
@@ -59,20 +59,22 @@ def _train(args: argparse.Namespace) -> None:
     check_name(args.detector, DETECTORS, "detector")
     arm = parse_arm(args.arm)
     file = args.params or PARAMS
-    params, label = load_section("train", TrainParams, file), load_section("label", LabelParams, file)
+    train, mix = load_section("train", TrainParams, file), load_section("mix", MixParams, file)
+    recipe = Recipe(train, mix, load_section("label", LabelParams, file))
     labelled = args.labelled or (Path("data/labelled") / arm.generator if arm.generator else None)
     out = args.out or Path("data/models") / args.detector / arm.name
-    from detectors.training import image_counts, load_fold, train_arm
+    from detectors.training import image_counts, load_fold, settings, train_arm
     from pipeline.records import fold_name, read_card
     from pipeline.runlog import record_run
 
     if args.dry_run:
         folds = read_card(args.prepared / "train").folds
-        counts = {fold_name(f): image_counts(load_fold(label, arm, args.prepared, labelled, f)) for f in folds}
-        _say({"train": params.model_dump(mode="json"), "label": label.model_dump(mode="json"), "images": counts, "out": str(out)})
+        counts = {fold_name(f): image_counts(load_fold(recipe.label, arm, args.prepared, labelled, f)) for f in folds}
+        sections = {"train": settings(recipe, arm), "label": recipe.label.model_dump(mode="json")}
+        _say({**sections, "images": counts, "out": str(out)})
         return
     with record_run(f"train@{args.detector}-{arm.name}"):
-        train_arm(params, label, args.detector, arm.name, args.prepared, labelled, out)
+        train_arm(recipe, args.detector, arm.name, args.prepared, labelled, out)
 
 
 def _evaluate(args: argparse.Namespace) -> None:

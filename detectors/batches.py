@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from detectors.datasets import Example
-from detectors.params import TrainParams
+from detectors.params import MixParams, TrainParams
 from pipeline.seeds import derive_seed
 
 
@@ -93,9 +93,11 @@ class Batches:
         return {False: drawn, True: made}
 
 
-def open_batches(params: TrainParams, pools: Pools, augment: Callable[[Example, int], Example], seed: int) -> Batches:
-    """Where there are no real defects, there is nothing to go on with and `synthetic_until` does not hold."""
-    shares = (params.batch, params.negative_share, params.synthetic_share)
+def open_batches(
+    train: TrainParams, mix: MixParams, pools: Pools, augment: Callable[[Example, int], Example], seed: int
+) -> Batches:
+    """Where there are no real defects, there is nothing to go on with and `mix.until` does not hold."""
+    shares = (train.batch, train.negative_share, mix.share)
     counts = batch_counts(*shares, pools)
     late = batch_counts(*shares, replace(pools, synthetic=())) if pools.real else counts
-    return Batches(pools, counts, late, round(params.synthetic_until * params.steps), augment, seed)
+    return Batches(pools, counts, late, round(mix.until * train.steps), augment, seed)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.params import Range, Section
+from pipeline.params import LabelParams, Range, Section
 
 Start = Literal["embedded", "scratch"]
 Autocast = Literal["none", "bf16"]
@@ -31,9 +32,6 @@ class TrainParams(Section):
     ema_decay: float = Field(ge=0, lt=1)
     validate_every: int = Field(ge=1)
     negative_share: float = Field(ge=0, lt=1)
-    synthetic_share: float = Field(gt=0, le=1)
-    synthetic_until: float = Field(gt=0, le=1)
-    synthetic_weight: float = Field(gt=0)
     autocast: Autocast
     min_score: float = Field(ge=0, lt=1)
     max_detections: int = Field(ge=1)
@@ -44,6 +42,23 @@ class TrainParams(Section):
     def tuning(self, detector: str) -> DetectorTuning:
         """The detector's own sub-section."""
         return {"rtdetr": self.rtdetr, "yolo_seg": self.yolo_seg}[detector]
+
+
+class MixParams(Section):
+    """How synthetic images are used, in the arms that have them."""
+
+    share: float = Field(gt=0, le=1)
+    until: float = Field(gt=0, le=1)
+    weight: float = Field(gt=0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything of `params.yaml` that a training depends on: sections `train`, `mix` and `label`."""
+
+    train: TrainParams
+    mix: MixParams
+    label: LabelParams
 
 
 class EvaluateParams(Section):

@@ -18,7 +18,7 @@ from detectors.datasets import DataError, DetectionData, Example, from_labelled,
 from detectors.letterbox import fit, network_side
 from detectors.metrics import MATCH_IOU, all_scores, matched_scores
 from detectors.model_files import VAL_MATCHES, save_model
-from detectors.params import TrainParams
+from detectors.params import Recipe, TrainParams
 from detectors.predict import predict, to_tensor
 from detectors.pretrained import embed
 from detectors.protocol import Limits
@@ -104,21 +104,21 @@ def start_session(params: TrainParams, name: str, classes: Sequence[str], seed: 
     return open_session(name, len(classes), network, params.ema_decay), start
 
 
-def losses_at(params: TrainParams, session: Session, side_px: int, batches: Batches) -> Callable[[int], dict[str, Tensor]]:
+def losses_at(recipe: Recipe, session: Session, side_px: int, batches: Batches) -> Callable[[int], dict[str, Tensor]]:
     """A function from a step to its named losses; see `run_loop`."""
 
     def losses_of(examples: Sequence[Example]) -> dict[str, Tensor]:
         pictures = to_tensor([e.picture for e in examples], side_px)
-        with torch.autocast("cpu", torch.bfloat16, enabled=params.autocast == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.autocast == "bf16"):
             return session.detector.losses(session.network, pictures, [e.targets for e in examples])
 
     def at(step: int) -> dict[str, Tensor]:
         session.network.train()
         kinds = batches.at(step)
-        if params.synthetic_weight == 1.0 or not all(kinds.values()):
+        if recipe.mix.weight == 1.0 or not all(kinds.values()):
             return losses_of([*kinds[False], *kinds[True]])
         # Each kind passes by itself, so that its loss, a mean over images, can be weighted.
-        shares = {kind: len(examples) * (params.synthetic_weight if kind else 1.0) for kind, examples in kinds.items()}
+        shares = {kind: len(examples) * (recipe.mix.weight if kind else 1.0) for kind, examples in kinds.items()}
         found = {kind: losses_of(examples) for kind, examples in kinds.items()}
         total = sum(shares.values())
         return {name: (shares[False] * real + shares[True] * found[True][name]) / total for name, real in found[False].items()}
@@ -143,11 +143,14 @@ def _after_step(params: TrainParams, session: Session, val: DetectionData, side_
     return after_step
 
 
-def fit_fold(params: TrainParams, name: str, arm: Arm, data: FoldData, seed: int, work: Path) -> Fitted:
+def fit_fold(recipe: Recipe, name: str, arm: Arm, data: FoldData, seed: int, work: Path) -> Fitted:
     """Train one network; resumes from the checkpoint in `work`."""
+    params = recipe.train
     side_px = side_of(data.train, params.image_px)
     scale = smallest_scale(data.train, side_px)
-    batches = open_batches(params, load_pools(data, arm, side_px), augmenter(arm.recipe, data.train.drawn_boxes), seed)
+    batches = open_batches(
+        params, recipe.mix, load_pools(data, arm, side_px), augmenter(arm.recipe, data.train.drawn_boxes), seed
+    )
     session, start = start_session(params, name, data.train.classes, seed)
     optimizer = torch.optim.AdamW(
         weight_groups(session.network, params.weight_decay), lr=params.lr * params.tuning(name).lr_scale
@@ -162,7 +165,7 @@ def fit_fold(params: TrainParams, name: str, arm: Arm, data: FoldData, seed: int
     )
     history = run_loop(
         plan,
-        losses_at(params, session, side_px, batches),
+        losses_at(recipe, session, side_px, batches),
         optimizer,
         {"network": session.network, "ema": session.ema, "best": session.best},
         _after_step(params, session, data.val, side_px),
@@ -181,13 +184,19 @@ def image_counts(data: FoldData) -> dict[str, int]:
     }
 
 
-def _card(params: TrainParams, name: str, arm: Arm, data: FoldData, fitted: Fitted) -> dict[str, Any]:
+def settings(recipe: Recipe, arm: Arm) -> dict[str, Any]:
+    """The parameters a training of this arm depends on: `mix` only where there is something to mix."""
+    mix = {"mix": recipe.mix.model_dump(mode="json")} if arm.generator is not None else {}
+    return {**recipe.train.model_dump(mode="json"), **mix}
+
+
+def _card(recipe: Recipe, name: str, arm: Arm, data: FoldData, fitted: Fitted) -> dict[str, Any]:
     session = fitted.session
     return {
         "detector": name,
         "arm": asdict(arm),
         "classes": list(data.train.classes),
-        "params": params.model_dump(mode="json"),
+        "params": settings(recipe, arm),
         "start": fitted.start,
         "side_px": fitted.side_px,
         "smallest_scale": fitted.smallest_scale,
@@ -230,14 +239,11 @@ def _check_folders(arm: Arm, prepared: Path, labelled: Path | None) -> None:
         )
 
 
-def train_arm(
-    params: TrainParams, label_params: LabelParams, detector: str, arm_name: str, prepared: Path, labelled: Path | None, out: Path
-) -> None:
+def train_arm(recipe: Recipe, detector: str, arm_name: str, prepared: Path, labelled: Path | None, out: Path) -> None:
     """Train one detector in one arm on every fold of the data set; the fold is the seed.
 
     Args:
-        params: Section `train`.
-        label_params: Section `label`: what counts as one defect on real photos.
+        recipe: The parameters.
         detector: A name of `DETECTORS`.
         arm_name: `real`, `classical`, `<generator>` or `<generator>_classical`.
         prepared: `data/prepared`; only its `train` and `val` are read.
@@ -246,18 +252,18 @@ def train_arm(
     """
     arm = parse_arm(arm_name)
     _check_folders(arm, prepared, labelled)
-    torch.set_num_threads(params.threads)
+    torch.set_num_threads(recipe.train.threads)
     inputs = [Path(__file__).parent, prepared / "train", prepared / "val", *([labelled] if arm.generator and labelled else [])]
-    label_section = label_params.model_dump(mode="json")
-    key = (params.model_dump(mode="json"), label_section, detector, arm_name, *inputs)
+    label_section = recipe.label.model_dump(mode="json")
+    key = (settings(recipe, arm), label_section, detector, arm_name, *inputs)
     read = dict(zip(("train", "val", "labelled"), map(digest, inputs[1:]), strict=False))
     with resumable_output(out, *key) as work:
         for fold, building in unfinished(work, read_card(prepared / "train").folds):
-            data = load_fold(label_params, arm, prepared, labelled, fold)
-            fitted = fit_fold(params, detector, arm, data, fold, work)
-            card = {"fold": fold, "seed": fold, **_card(params, detector, arm, data, fitted)}
+            data = load_fold(recipe.label, arm, prepared, labelled, fold)
+            fitted = fit_fold(recipe, detector, arm, data, fold, work)
+            card = {"fold": fold, "seed": fold, **_card(recipe, detector, arm, data, fitted)}
             session = fitted.session
             save_model(building, session.best.weights, session.architecture, fitted.history.losses, card)
             # What it rests on stands in it, so that results of other data or labels are not taken for present ones.
             about = {"split": "val", "fold": fold, "iou": MATCH_IOU, "label": label_section, "read": read}
-            write_json(building / VAL_MATCHES, {**about, "instances": val_instances(params, data, fitted)})
+            write_json(building / VAL_MATCHES, {**about, "instances": val_instances(recipe.train, data, fitted)})

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from detectors.params import EvaluateParams, PretrainDetectorParams, TrainParams
+from detectors.params import EvaluateParams, MixParams, PretrainDetectorParams, TrainParams
 from pipeline.params import SECTIONS as PIPELINE
 from pipeline.params import ParamsError, PretrainBaseParams, Section, parse_section
 from tests.conftest import ROOT
 
-MODELS: dict[str, type[Section]] = {**PIPELINE, "train": TrainParams, "evaluate": EvaluateParams}
+MODELS: dict[str, type[Section]] = {**PIPELINE, "train": TrainParams, "mix": MixParams, "evaluate": EvaluateParams}
 # Sections of pretrain.yaml: no stage reads them.
 PRETRAIN: dict[str, type[Section]] = {"pretrain_base": PretrainBaseParams, "pretrain_detector": PretrainDetectorParams}
 STAGE_DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from detectors.arms import parse_arm
 from detectors.batches import Batches, Counts, Pools, batch_counts, draw_batch, open_batches
 from detectors.datasets import Example
 from detectors.letterbox import fit
-from detectors.params import TrainParams
+from detectors.params import MixParams, Recipe, TrainParams
 from detectors.training import load_fold, load_pools, losses_at
 from pipeline.params import LabelParams, load_section
 from pipeline.stages.label import label
@@ -56,8 +56,14 @@ def test_no_image_comes_twice_before_all_came_once():
     assert sorted(drawn[:4]) == [0, 1, 2, 3]
 
 
-def few(**changes: object) -> TrainParams:
-    return load_section("train", TrainParams).model_copy(update={"steps": 10, **changes})
+def recipe(**mix: float) -> Recipe:
+    train = load_section("train", TrainParams).model_copy(update={"steps": 10})
+    return Recipe(train, load_section("mix", MixParams).model_copy(update=mix), RULES)
+
+
+def batches_of(pools: Pools, **mix: float) -> Batches:
+    made = recipe(**mix)
+    return open_batches(made.train, made.mix, pools, unchanged, 0)
 
 
 def test_without_real_defects_synthetic_ones_fill_their_place():
@@ -69,7 +75,7 @@ def unchanged(example, seed):
 
 
 def test_synthetic_images_come_until_their_share_of_the_steps_is_done():
-    batches = open_batches(few(synthetic_share=1.0, synthetic_until=0.6), pools(5), unchanged, 0)
+    batches = batches_of(pools(5), share=1.0, until=0.6)
     seen = [{kind: len(examples) for kind, examples in batches.at(step).items()} for step in (0, 5, 6, 9)]
     assert seen == [{False: 2, True: 6}] * 2 + [{False: 8, True: 0}] * 2
 
@@ -88,7 +94,7 @@ def test_the_arm_of_synthetic_defects_alone_sees_no_real_one(tmp_path):
     loaded = load_pools(data, arm, 32)
     assert (len(loaded.real), len(loaded.good)) == (0, len(data.train.good))
     assert len(loaded.synthetic) == len(data.synthetic.defective) > 0
-    assert open_batches(few(synthetic_until=0.5), loaded, unchanged, 0).late.synthetic > 0
+    assert batches_of(loaded, until=0.5).late.synthetic > 0
 
 
 class GreyLevel:
@@ -104,5 +110,5 @@ def test_a_synthetic_image_weighs_what_is_asked(weight, expected):
     session = type("Toy", (), {"network": torch.nn.Linear(1, 1, bias=False), "detector": GreyLevel()})()
     torch.nn.init.ones_(session.network.weight)
     batches = Batches(Pools(pool(1, 20), (), pool(1, 80)), Counts(2, 0, 2), Counts(4, 0, 0), 10, unchanged, 0)
-    found = losses_at(few(synthetic_weight=weight), session, 8, batches)(0)
+    found = losses_at(recipe(weight=weight), session, 8, batches)(0)
     assert float(found["loss"].detach()) == pytest.approx(expected, abs=1e-3)
