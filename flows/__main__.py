@@ -1,4 +1,4 @@
-"""`python -m flows reproduce`: parse, set Prefect's environment, run the flow, return a code."""
+"""`python -m flows reproduce|sweep`: parse, set Prefect's environment, run, return a code."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--project", default=".", help="folder of dvc.yaml (default: this one)")
     command.add_argument("--retries", type=int, default=1, help="how often a failing stage is tried again (default: 1)")
     command.add_argument("--retry-delay", type=float, default=10.0, help="seconds before a retry (default: 10)")
+    command = commands.add_parser("sweep", help="The whole flow at several values of one parameter; no Prefect.")
+    command.add_argument("parameter", help="dotted name, e.g. prepare.k or mix.share")
+    command.add_argument("values", nargs="+", help="as in params.yaml")
+    command.add_argument("--project", default=".", help="folder of dvc.yaml (default: this one)")
+    command.add_argument("--detectors", nargs="*", default=[], help="train only these")
+    command.add_argument("--jobs", type=int, default=1, help="values at a time (default: 1)")
+    command.add_argument("--afresh", action="store_true", help="forget what an earlier sweep did")
     return parser
 
 
@@ -36,20 +43,31 @@ def set_environment(project: Path) -> None:
         os.environ.setdefault(name, value)
 
 
+def _reproduce(args: argparse.Namespace) -> None:
+    set_environment(Path(args.project))
+    from flows.reproduce import reproduce
+
+    for group, ran in reproduce(args.project, args.retries, args.retry_delay).items():
+        print(f"{group}: {', '.join(ran) if ran else 'up to date'}")
+
+
+def _sweep(args: argparse.Namespace) -> None:
+    from flows.sweep import Sweep, sweep
+
+    wanted = Sweep(Path(args.project), args.parameter, args.values, args.detectors)
+    print(f"{sweep(wanted, args.jobs, afresh=args.afresh)} is written; `dvc repro report` shows it")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one flow; 0 on success, 1 when a stage failed."""
     args = build_parser().parse_args(argv)
-    set_environment(Path(args.project))
-    from flows.graph import GraphError
-    from flows.reproduce import StageFailedError, reproduce
-
     try:
-        done = reproduce(args.project, args.retries, args.retry_delay)
-    except (GraphError, StageFailedError) as error:
+        {"reproduce": _reproduce, "sweep": _sweep}[args.flow](args)
+    except RuntimeError as error:
+        if type(error).__module__.partition(".")[0] != "flows":
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for group, ran in done.items():
-        print(f"{group}: {', '.join(ran) if ran else 'up to date'}")
     return 0
 
 

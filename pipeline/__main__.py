@@ -26,6 +26,7 @@ from pipeline.params import (
     SelectParams,
     SynthesizeParams,
     load_section,
+    pairs,
 )
 from pipeline.runlog import record_run
 
@@ -96,7 +97,14 @@ GENERATOR_NAMES = ("copy_paste", "defectfill")
 def _configure(args: argparse.Namespace) -> None:
     from pipeline.configure import configure
 
-    for line in configure(Path("params.yaml"), args.profile, args.data, args.layout, skip_invalid=args.skip_invalid):
+    for line in configure(
+        Path("params.yaml"),
+        args.profile,
+        args.data,
+        args.layout,
+        skip_invalid=args.skip_invalid,
+        settings=pairs("--set", args.set),
+    ):
         print(line)
 
 
@@ -109,7 +117,7 @@ def _pretrain(args: argparse.Namespace) -> None:
 
 
 def _adopt(args: argparse.Namespace) -> None:
-    from pipeline.adopt import adopt, pairs
+    from pipeline.adopt import adopt
 
     tokens = {defect: Path(file) for defect, file in pairs("--token", args.token).items()}
     adopt(args.lora, args.base, pairs("--prompt", args.prompt), tokens, args.plain_prompt, args.out)
@@ -153,6 +161,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--layout", help="sample, mvtec, magnetic_tile, deep_pcb or folder")
     command.add_argument("--profile", help="a file of profiles/, e.g. embedded or proof")
     command.add_argument("--skip-invalid", action="store_true", help="with --data: drop invalid samples and list them")
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter, e.g. prepare.k=10")
     command.set_defaults(run=_configure, dry_run=False)
     return parser
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,6 @@ from pipeline.runlog import digest, whole_folder
 from pipeline.weight_cards import sha256_of
 
 TOKEN = re.compile(r"<?[\w-]+>?")
-
-
-def pairs(option: str, values: Sequence[str]) -> dict[str, str]:
-    """`TYPE=VALUE` arguments as a dict.
-
-    Raises:
-        ConceptError: For an argument without `=`, or a type given twice.
-    """
-    found: dict[str, str] = {}
-    for value in values:
-        defect, equals, rest = value.partition("=")
-        if not (defect and equals and rest):
-            raise ConceptError(f"{option} takes TYPE=VALUE, got {value!r}")
-        if defect in found:
-            raise ConceptError(f"{option} names type {defect!r} twice")
-        found[defect] = rest
-    return found
 
 
 def adopt(lora: Path, base: Path, prompts: Mapping[str, str], tokens: Mapping[str, Path], plain_prompt: str, out: Path) -> None:

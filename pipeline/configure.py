@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, get_args
 
 from ruamel.yaml import YAML
@@ -17,8 +18,16 @@ DRAWN = "pipeline/procedural"
 LAYOUTS: tuple[str, ...] = get_args(PrepareParams.model_fields["layout"].annotation)
 
 
-def configure(path: Path, profile: str | None, data: str | None, layout: str | None, *, skip_invalid: bool) -> list[str]:
-    """Write a profile and a data source into `path`, and say what changed.
+def configure(
+    path: Path,
+    profile: str | None,
+    data: str | None,
+    layout: str | None,
+    *,
+    skip_invalid: bool,
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
+    """Write a profile, a data source and single values into `path`, and say what changed.
 
     Args:
         path: The parameter file; profiles lie beside it in `profiles/`.
@@ -26,6 +35,7 @@ def configure(path: Path, profile: str | None, data: str | None, layout: str | N
         data: Folder of raw photos, stored as given.
         layout: How that folder is read; `sample` needs no folder.
         skip_invalid: Drop invalid samples. New data without it goes back to stopping at them.
+        settings: Values, as YAML, of parameters with dotted names, e.g. `prepare.k`; applied last.
 
     Returns:
         One line a changed parameter, `prepare.source: old -> new`.
@@ -39,6 +49,8 @@ def configure(path: Path, profile: str | None, data: str | None, layout: str | N
     if profile is not None:
         _merge(document, yaml.load(_profile_path(path.parent, profile).read_text(encoding="utf-8")) or {}, f"profile {profile}: ")
     _set_source(document["prepare"], path.parent, data, layout, skip_invalid=skip_invalid)
+    for name, value in settings.items():
+        _merge(document, _nested(name, yaml.load(value)), "")
     lines = [f"{key}: {before[key]} -> {value}" for key, value in _leaves(document) if before[key] != value]
     for name, model in SECTIONS.items():
         parse_section(model, name, _plain(document.get(name)))
@@ -47,6 +59,17 @@ def configure(path: Path, profile: str | None, data: str | None, layout: str | N
         yaml.dump(document, buffer)
         write_text(path, buffer.getvalue())
     return lines
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    """A value below a dotted name as nested dictionaries.
+
+    >>> _nested("prepare.k", 5)
+    {'prepare': {'k': 5}}
+    """
+    for key in reversed(name.split(".")):
+        value = {key: value}
+    return value
 
 
 def _round_trip() -> YAML:

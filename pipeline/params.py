@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -311,6 +312,23 @@ SECTIONS: dict[str, type[Section]] = {
 """The stages of `pipeline` and the models of their sections, in the order of the flow."""
 
 _S = TypeVar("_S", bound=Section)
+
+
+def pairs(option: str, values: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` arguments of a command line as a dict.
+
+    Raises:
+        ParamsError: For an argument without `=`, or a name given twice.
+    """
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not (name and equals and rest):
+            raise ParamsError(f"{option} takes NAME=VALUE, got {value!r}")
+        if name in found:
+            raise ParamsError(f"{option} names {name!r} twice")
+        found[name] = rest
+    return found
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,59 @@ def test_help_answers_without_prefect():
     code = "import sys, flows.__main__ as m; m.build_parser(); print('prefect' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+COUNT = """
+import json, pathlib, yaml
+k = yaml.safe_load(open("params.yaml"))["prepare"]["k"]
+if pathlib.Path(f"{pathlib.Path.cwd()}-breaks").exists():
+    raise SystemExit("planted fault")
+pathlib.Path("reports").mkdir(exist_ok=True)
+pathlib.Path("reports/comparison.json").write_text(json.dumps({"parts": 2 * k}))
+"""
+
+
+@pytest.fixture
+def counting(dvc_project: Path) -> Path:
+    """A committed project with the real parameters and one stage that writes twice `prepare.k` into its comparison."""
+    for name in ("pipeline", "params.yaml", "profiles"):
+        (dvc_project / name).symlink_to(ROOT / name)
+    (dvc_project / "params.yaml").unlink()
+    (dvc_project / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (dvc_project / "data").mkdir()
+    (dvc_project / "data" / "targets.yaml").write_text("default: 1\ntypes: {}\n")
+    (dvc_project / "count.py").write_text(COUNT)
+    (dvc_project / ".gitignore").write_text(".work/\n")
+    stage = {"cmd": "python count.py", "deps": ["count.py"], "params": ["prepare.k"], "outs": ["reports/comparison.json"]}
+    (dvc_project / "dvc.yaml").write_text(yaml.safe_dump({"vars": [{"detectors": ["a", "b"]}], "stages": {"count": stage}}))
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "add", "--all"], cwd=dvc_project, check=True)
+    subprocess.run([*git, "commit", "--quiet", "--message", "toy"], cwd=dvc_project, check=True)
+    return dvc_project
+
+
+def test_a_sweep_runs_the_flow_at_every_value_and_goes_on_where_it_failed(counting: Path):
+    from flows.copies import CopyError
+    from flows.sweep import Sweep, sweep
+
+    wanted = Sweep(counting, "prepare.k", ["2", "7"], ["b"])
+    fault = wanted.copy_of("7").with_name("prepare.k=7-breaks")
+    fault.parent.mkdir(parents=True)
+    fault.touch()
+    with pytest.raises(CopyError, match="planted fault"):
+        sweep(wanted, 1, afresh=False)
+    assert not wanted.result.exists()
+
+    fault.unlink()
+    found = json.loads(sweep(wanted, 2, afresh=False).read_text())
+    assert found == {"parameter": "prepare.k", "points": [{"value": 2, "parts": 4}, {"value": 7, "parts": 14}]}
+    assert yaml.safe_load((wanted.copy_of("2") / "dvc.yaml").read_text())["vars"] == [{"detectors": ["b"]}]
+    assert yaml.safe_load((counting / "params.yaml").read_text())["prepare"]["k"] == 5
+
+
+def test_a_sweep_of_an_unknown_parameter_says_so(counting: Path):
+    from flows.copies import CopyError
+    from flows.sweep import Sweep, sweep
+
+    with pytest.raises(CopyError, match=r"prepare\.kk: unknown parameter; nearest valid name: 'k'"):
+        sweep(Sweep(counting, "prepare.kk", ["2"], []), 1, afresh=False)

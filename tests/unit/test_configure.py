@@ -78,6 +78,26 @@ def test_an_absolute_folder_is_kept_as_given(file: Path):
     assert prepare_of(file)["source"] == photos
 
 
+def test_single_values_are_set_last(file: Path):
+    lines = configure(file, "proof", None, None, skip_invalid=False, settings={"prepare.folds": "[0, 2]", "prepare.k": "3"})
+    assert lines == ["prepare.k: 5 -> 3", "prepare.folds: [0] -> [0, 2]"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prepare.fold": "[0]"}, r"prepare\.fold: unknown parameter; nearest valid name: 'folds'"),
+        ({"prepare": "3"}, r"prepare: expected a group of parameters, got 3"),
+        ({"prepare.k": "0"}, r"prepare\.k: .*greater than or equal to 1"),
+    ],
+)
+def test_a_faulty_value_is_named_and_nothing_is_written(file: Path, settings: dict, message: str):
+    before = file.read_bytes()
+    with pytest.raises(ParamsError, match=message):
+        configure(file, None, None, None, skip_invalid=False, settings=settings)
+    assert file.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("profile", "data", "layout", "message"),
     [

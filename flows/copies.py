@@ -1,0 +1,96 @@
+"""A copy of the project with other parameters, in which the same stages run; its DVC cache is the project's own."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from ruamel.yaml import YAML
+
+from flows.graph import dvc_command, dvc_environment
+
+CONFIGURATION = ("params.yaml", "dvc.yaml", "data/targets.yaml")
+"""Taken from the project as it is; all other files as committed."""
+
+
+class CopyError(RuntimeError):
+    """A copy could not be made, or a stage in it failed."""
+
+
+def open_copy(project: Path, folder: Path, settings: Sequence[str], detectors: Sequence[str]) -> None:
+    """Clone the project and set parameters; a folder that is there stays as it is, so that a killed run goes on in it.
+
+    Args:
+        project: A Git repository with `dvc.yaml`.
+        folder: Gets the copy.
+        settings: Arguments of `python -m pipeline configure`.
+        detectors: What is trained; empty for all of `dvc.yaml`.
+
+    Raises:
+        CopyError: If Git, DVC or the parameters refuse.
+    """
+    if folder.exists():
+        return
+    building = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    building.parent.mkdir(parents=True, exist_ok=True)
+    log = log_of(folder)
+    run(["git", "clone", "--quiet", str(project.resolve()), str(building.resolve())], project, log)
+    for name in CONFIGURATION:
+        shutil.copyfile(project / name, building / name)
+    run(dvc_command("cache", "dir", "--local", str((project / ".dvc" / "cache").resolve())), building, log)
+    if detectors:
+        set_detectors(building / "dvc.yaml", detectors)
+    run([sys.executable, "-m", "pipeline", "configure", *source_of(project, building), *settings], building, log)
+    building.rename(folder)
+
+
+def source_of(project: Path, copy: Path) -> list[str]:
+    """Arguments that make the data folder an absolute path, where the copy does not have it."""
+    source = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))["prepare"]["source"]
+    return [] if (copy / source).exists() else ["--set", f"prepare.source={(project / source).resolve()}"]
+
+
+def set_detectors(graph: Path, detectors: Sequence[str]) -> None:
+    """Write the list of detectors into `vars` of a `dvc.yaml`."""
+    text = YAML(typ="rt")
+    text.width = 4096
+    document = text.load(graph.read_text(encoding="utf-8"))
+    (entry,) = (one for one in document["vars"] if "detectors" in one)
+    entry["detectors"] = list(detectors)
+    buffer = io.StringIO()
+    text.dump(document, buffer)
+    graph.write_text(buffer.getvalue(), encoding="utf-8")
+
+
+def reproduce_copy(folder: Path) -> None:
+    """`dvc repro` in a copy.
+
+    Raises:
+        CopyError: With the end of its log.
+    """
+    run(dvc_command("repro"), folder, log_of(folder))
+
+
+def log_of(folder: Path) -> Path:
+    """Where everything is written that is run for a copy."""
+    return folder.with_name(folder.name + ".log")
+
+
+def run(command: Sequence[str], folder: Path, log: Path) -> None:
+    """Run a command in a folder, with this environment's Python first on PATH and the folder's own code.
+
+    Raises:
+        CopyError: With the end of the log, if it fails.
+    """
+    environment = dvc_environment() | {"PYTHONPATH": str(folder.resolve())}
+    with log.open("a", encoding="utf-8") as lines:
+        done = subprocess.run(command, cwd=folder, env=environment, stdout=lines, stderr=subprocess.STDOUT, check=False)
+    if done.returncode != 0:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+        raise CopyError(f"{' '.join(command[-3:])} failed in {folder}; the end of {log}:\n{tail}")

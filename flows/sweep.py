@@ -1,0 +1,74 @@
+"""One parameter at several values: the whole flow at each, and their comparisons side by side in `reports/sweeps/`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.copies import open_copy, reproduce_copy
+
+SWEEPS = Path("reports/sweeps")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is swept.
+
+    Attributes:
+        project: A Git repository with `dvc.yaml`.
+        parameter: Dotted name, e.g. `prepare.k` (the learning curve) or `mix.share` (the ratio of synthetic data).
+        values: Of it, as YAML.
+        detectors: What is trained; empty for all.
+    """
+
+    project: Path
+    parameter: str
+    values: Sequence[str]
+    detectors: Sequence[str]
+
+    def copy_of(self, value: str) -> Path:
+        """Where the flow runs at a value."""
+        return self.project / ".work" / "sweep" / f"{self.parameter}={value}"
+
+    @property
+    def result(self) -> Path:
+        """What `report` reads."""
+        return self.project / SWEEPS / f"{self.parameter}.json"
+
+
+def sweep(wanted: Sweep, jobs: int, *, afresh: bool) -> Path:
+    """Run the flow at every value and write the result; copies are kept, so that a killed sweep goes on where it was.
+
+    Args:
+        wanted: What is swept.
+        jobs: Values at a time.
+        afresh: Begin again with the project as it is now.
+
+    Returns:
+        The file written.
+
+    Raises:
+        CopyError: If a stage fails at a value.
+    """
+
+    def point(value: str) -> dict[str, Any]:
+        folder = wanted.copy_of(value)
+        if afresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        open_copy(wanted.project, folder, ["--set", f"{wanted.parameter}={value}"], wanted.detectors)
+        reproduce_copy(folder)
+        comparison = json.loads((folder / "reports" / "comparison.json").read_text(encoding="utf-8"))
+        return {"value": json.loads(value) if value.replace(".", "", 1).isdigit() else value, **comparison}
+
+    with ThreadPoolExecutor(jobs) as crew:
+        points = list(crew.map(point, wanted.values))
+    wanted.result.parent.mkdir(parents=True, exist_ok=True)
+    temporary = wanted.result.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"parameter": wanted.parameter, "points": points}, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(wanted.result)
+    return wanted.result
