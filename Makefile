@@ -18,7 +18,7 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 CONFIGURE = python -m pipeline configure --profile $(PROFILE) \
 	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid)
 
-.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling bench-synthesis concept-gallery placement-gallery lock
+.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling bench-synthesis bench-proof sweep concept-gallery placement-gallery lock
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -42,6 +42,9 @@ repro: setup  ## Run every stage that is out of date; DATA=folder LAYOUT=name SK
 prepare: setup  ## Import, check and split the photos only; same variables as repro.
 	@$(CONFIGURE)
 	dvc repro prepare
+
+sweep: setup  ## The whole flow at several values of a parameter: KEY=prepare.k VALUES="2 5 10" (learning curve), KEY=mix.share (ratio).
+	python -m flows sweep '$(KEY)' $(VALUES)
 
 flow: setup  ## The same stages under Prefect, with retries.
 	python -m flows reproduce
@@ -72,6 +75,9 @@ bench-concept: setup  ## What learning a concept costs, on real tiles; DATA=fold
 
 bench-synthesis: setup  ## What mass synthesis costs besides the network, and on more workers; DATA=folder of magnetic tiles.
 	python -m tests.bench.synthesis --data '$(DATA)'
+
+bench-proof: setup  ## Does synthetic data help on real parts? Hours, resumes; DATA=folder with magnetic-tile and deep-pcb, STUDIES=names.
+	python -m tests.bench.proof --data '$(DATA)' $(if $(STUDIES),--studies $(STUDIES))
 
 bench-sampling: setup  ## Which sampling options help on real tiles, and what each costs; DATA=folder of magnetic tiles.
 	python -m tests.bench.sampling --data '$(DATA)'

@@ -1,0 +1,125 @@
+"""`make bench-proof`: does synthetic data help detectors on real parts nobody has seen? Writes reports/bench/proof.json.
+
+Each study is a copy of this project below .work/bench-proof, in which the product's own command runs: profile `proof`, three
+folds, `dvc repro`. A killed bench goes on where it was, stage by stage and inside trainings; a copy stays at the commit it was
+made from, which the result names, until `--again <study>` makes it anew. What was not run says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.copies import open_copy, reproduce_copy
+from tests.bench.bars import bar, work_folder, write_bars
+
+COMMAND = "make bench-proof DATA=<folder with magnetic-tile and deep-pcb>"
+WORK = work_folder("proof")
+MEANT = {"magnetic_tile": ("rtdetr", "yolo_seg"), "deep_pcb": ("rtdetr", "yolo_seg")}
+"""Studies and detectors the bars are about."""
+GAINS = {"real": 0.10, "classical": 0.03}
+"""What the best learned arm has to gain, in mAP50, over the baselines."""
+WANTED = 100
+"""Synthetic defects of each type and fold."""
+FAST = {"train.autocast": "bf16", "synthesize.defectfill.autocast": "bf16"}
+THREADED = ("learn_base", "learn_concept.defectfill", "synthesize", "select", "train", "evaluate")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One run of the whole flow.
+
+    Attributes:
+        source: Folder of the data set below DATA.
+        layout: How it is read.
+        settings: Parameters on top of profile `proof`.
+        detectors: What is trained.
+    """
+
+    source: str
+    layout: str
+    settings: Mapping[str, str]
+    detectors: Sequence[str]
+
+
+def _tiles(k: int, detectors: Sequence[str] = ("rtdetr",)) -> Study:
+    return Study("magnetic-tile", "magnetic_tile", {"prepare.k": str(k)}, detectors)
+
+
+STUDIES = {
+    "magnetic_tile": _tiles(5, ("rtdetr", "yolo_seg")),
+    "deep_pcb": Study("deep-pcb", "deep_pcb", {"prepare.k": "10"}, ("rtdetr", "yolo_seg")),
+    "magnetic_tile-k2": _tiles(2),
+    "magnetic_tile-k10": _tiles(10),
+}
+
+
+def carry_out(name: str, data: Path, threads: int) -> None:
+    """Everything that is missing of a study.
+
+    Raises:
+        CopyError: If a stage fails.
+    """
+    study, folder = STUDIES[name], WORK / name
+    values = {**{f"{stage}.threads": str(threads) for stage in THREADED}, **FAST, **study.settings}
+    arguments = ["--profile", "proof", "--data", str(data / study.source), "--layout", study.layout, "--skip-invalid"]
+    arguments += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    open_copy(Path.cwd(), folder, arguments, study.detectors)
+    (folder / "data" / "targets.yaml").write_text(f"default: {WANTED}\ntypes: {{}}\n", encoding="utf-8")
+    reproduce_copy(folder)
+
+
+def result(name: str) -> dict[str, Any] | None:
+    """What a study found; None before its report is written."""
+    folder = WORK / name
+    # A copy carries the report of the project; the study's own stands there once `evaluate` has put something out.
+    if not (folder / "reports" / "eval" / "metrics.json").exists():
+        return None
+    say = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(say, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    comparison = json.loads((folder / "reports" / "comparison.json").read_text(encoding="utf-8"))
+    return {"commit": commit, "settings": dict(STUDIES[name].settings), "comparison": comparison}
+
+
+def bars(found: Mapping[str, Mapping[str, Any] | None]) -> list[dict[str, Any]]:
+    """Gains of the best learned arm, chosen on val, and the lower ends of their intervals."""
+    rows: list[dict[str, Any]] = []
+    for name, detectors in MEANT.items():
+        for detector in detectors:
+            study = found[name]
+            scores = study["comparison"]["detectors"].get(detector, {}) if study is not None else {}
+            gaps = scores.get("differences", {}).get(scores.get("best_arm"), {})
+            for baseline, least in GAINS.items():
+                gap = gaps.get(baseline, {"mean": None, "low": None})
+                what = f"{name}, {detector}: box mAP50 of the best learned arm ({scores.get('best_arm')}) minus {baseline}"
+                rows.append(bar(what, gap["mean"], least, "higher", f"arm {baseline}, same folds", COMMAND))
+                rows.append(bar(f"{what}, lower end of the 95 % interval", gap["low"], 0, "higher", f"arm {baseline}", COMMAND))
+    return rows
+
+
+def main() -> int:
+    """Carry studies out, several at a time, and write what all of them found so far."""
+    parser = argparse.ArgumentParser(description="The proof on real data sets.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with magnetic-tile and deep-pcb")
+    parser.add_argument("--studies", nargs="*", choices=list(STUDIES), default=list(STUDIES), help="what to run")
+    parser.add_argument("--again", nargs="*", choices=list(STUDIES), default=[], help="what to begin anew")
+    parser.add_argument("--jobs", type=int, default=2, help="studies at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each; part of the recipe")
+    args = parser.parse_args()
+    for name in args.again:
+        shutil.rmtree(WORK / name, ignore_errors=True)
+    with ThreadPoolExecutor(args.jobs) as crew:
+        list(crew.map(lambda name: carry_out(name, args.data.resolve(), args.threads), args.studies))
+    found = {name: result(name) for name in STUDIES}
+    return write_bars("proof", bars(found), results={name: one or "not run" for name, one in found.items()})
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
