@@ -22,8 +22,6 @@ from pipeline.records import write_json, write_text
 
 WEIGHTS, ARCHITECTURE, CLASSES = "weights.safetensors", "architecture.yaml", "classes.json"
 HISTORY, CARD = "history.csv", "card.json"
-VAL_MATCHES = "val_matches.json"
-"""Which defects of the val photos are found; `python -m pipeline targets` reads it."""
 
 
 class ModelFileError(ValueError):

@@ -17,7 +17,7 @@ from detectors.batches import Batches, Counts, Pools, open_batches
 from detectors.datasets import DataError, DetectionData, Example, from_labelled, from_manifest, load_example
 from detectors.letterbox import fit, network_side
 from detectors.metrics import MATCH_IOU, all_scores, matched_scores
-from detectors.model_files import VAL_MATCHES, save_model
+from detectors.model_files import save_model
 from detectors.params import Recipe, TrainParams
 from detectors.predict import predict, to_tensor
 from detectors.pretrained import embed
@@ -27,6 +27,7 @@ from pipeline.params import LabelParams
 from pipeline.records import fold_name, read_card, write_json
 from pipeline.runlog import digest, resumable_output, unfinished
 from pipeline.training import History, LoopPlan, run_loop
+from pipeline.val_matches import VAL_MATCHES
 
 logger = logging.getLogger(__name__)
 

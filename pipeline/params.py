@@ -183,6 +183,7 @@ class PlacementParams(Section):
 
     region: Literal["texture", "object"]
     region_masks: str | None
+    region_agreement: Share | None
     inside_share: float = Field(gt=0, le=1)
     bandwidth: float = Field(gt=0)
     uniform_share: float = Field(ge=0, le=1)

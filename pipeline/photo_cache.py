@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol, TypeVar
 
-from pipeline.images import Picture, read_rgb
+LIMIT_BYTES = 160 * 2**20
+"""Two hundred photos of 400 x 400 pixels and what is measured of them; of large photos it holds few."""
 
-LIMIT_BYTES = 96 * 2**20
-"""Two hundred photos of 400 x 400 pixels; of large photos it holds few, and those take longer to read than to keep."""
 
+class Sized(Protocol):
+    """Anything that knows its memory, such as an array."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        ...
+
+
+_Kept = TypeVar("_Kept", bound=Sized)
 _LOCK = threading.Lock()
-_PHOTOS: OrderedDict[Path, Picture] = OrderedDict()
+_KEPT: OrderedDict[Hashable, Any] = OrderedDict()
 
 
-def read_photo(path: Path) -> Picture:
-    """As `read_rgb`, but not to be written to, and from memory while the photos used last fit into `LIMIT_BYTES`.
-
-    Raises:
-        PictureError: Names a file that cannot be decoded.
-    """
+def kept(key: Hashable, make: Callable[[], _Kept]) -> _Kept:
+    """What `make` gives, or gave under this key while what was used last fits into `LIMIT_BYTES`; not to be written to."""
     with _LOCK:
-        if path not in _PHOTOS:
-            photo = read_rgb(path)
-            photo.flags.writeable = False
-            _PHOTOS[path] = photo
-            while len(_PHOTOS) > 1 and sum(kept.nbytes for kept in _PHOTOS.values()) > LIMIT_BYTES:
-                _PHOTOS.popitem(last=False)
-        _PHOTOS.move_to_end(path)
-        return _PHOTOS[path]
+        if key not in _KEPT:
+            _KEPT[key] = make()
+            while len(_KEPT) > 1 and sum(one.nbytes for one in _KEPT.values()) > LIMIT_BYTES:
+                _KEPT.popitem(last=False)
+        _KEPT.move_to_end(key)
+        return _KEPT[key]

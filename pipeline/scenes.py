@@ -4,34 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from pipeline.generators.protocol import Part, Request
-from pipeline.images import Mask, Picture, read_mask, read_rgb
+from pipeline.images import Mask, Picture, read_rgb
 from pipeline.masks.bank import SIZES, Size, Template, area_range, bent, drawn, size_limits, template_of
 from pipeline.masks.composite import distance_to
 from pipeline.masks.crops import Window, mask_bounds, read_mask_window, read_window, window_around
-from pipeline.masks.ground import Ground, RegionError, estimated_region, open_ground
+from pipeline.masks.ground import Ground, open_ground
 from pipeline.masks.habits import Example, Habits, learn_habits
 from pipeline.masks.placement import Rules, Stamp, WarpLimits, find_place
-from pipeline.params import PaintedMaskParams, ParamsError, PastedMaskParams, PlacementParams, SynthesizeParams
-from pipeline.photo_cache import read_photo
+from pipeline.params import PaintedMaskParams, ParamsError, PastedMaskParams, SynthesizeParams
+from pipeline.photo_cache import kept
 from pipeline.records import Sample, fold_name
 from pipeline.references import Reference, sample_of
+from pipeline.regions import check_regions, region_of
 from pipeline.seeds import derive_seed
 from pipeline.selection import RealSide
 from pipeline.shards import PartRecord, RequestRecord
+from pipeline.wanted import Wanted, deal
 
 TWIN_CORRELATION = 0.9
-Wanted = Mapping[str, Mapping[Size, int]]
-"""How many defects of each type and size; size `any` stands for all."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +97,8 @@ class Planner:
         """The requests of a scene, and for each defect that found no place its type and why."""
         rng = np.random.default_rng(derive_seed("scene", self.fold, number))
         clean = self.good[int(rng.integers(len(self.good)))]
-        photo = read_photo(self.train / clean.image)
-        ground = open_ground(photo, region_of(photo, clean.id, self.params.placement))
+        ground = self._ground(clean)
+        photo = ground.photo
         occupied, kinds = np.zeros(photo.shape[:2], bool), sorted(self.banks)
         found: list[tuple[str, Stamp]] = []
         refused: list[str] = []
@@ -117,6 +114,16 @@ class Planner:
         scene = f"{fold_name(self.fold)}-{number:05d}"
         groups = [([found[i] for i in members], window) for members, window in crops]
         return [_placed(f"{scene}-{n}", number, group, window, clean, photo) for n, (group, window) in enumerate(groups)], refused
+
+    def _ground(self, clean: Sample) -> Ground:
+        """A good photo, measured."""
+        wanted, path = self.params.placement, self.train / clean.image
+
+        def measured() -> Ground:
+            photo = read_rgb(path)
+            return open_ground(photo, region_of(photo, clean.id, wanted))
+
+        return kept((path, clean.id, wanted.region, wanted.region_masks), measured)
 
     def _stamp(self, defect: str, size: Size, ground: Ground, occupied: Mask, rng: np.random.Generator) -> Stamp | str:
         bank = self.banks[defect]
@@ -205,46 +212,6 @@ def overlap(first: Window, second: Window) -> float:
     return max(0, across) * max(0, down) / min(first.side, second.side) ** 2
 
 
-def region_of(photo: Picture, sample: str, params: PlacementParams) -> Mask:
-    """(H, W) where the part is on a photo: the user's mask where there is one, else as `region` says.
-
-    Raises:
-        RegionError: Names the photo, if the estimate is no plausible part or the user's mask does not fit the photo.
-    """
-    own = None if params.region_masks is None else Path(params.region_masks) / f"{sample}.png"
-    if own is not None and own.is_file():
-        region = read_mask(own)
-        if region.shape != photo.shape[:2] or not region.any():
-            raise RegionError(f"{own}: {region.shape} with {int(region.sum())} pixels set; expected {photo.shape[:2]} and some")
-        return region
-    if params.region == "texture":
-        return np.ones(photo.shape[:2], bool)
-    try:
-        return estimated_region(photo)
-    except RegionError as error:
-        raise RegionError(
-            f"{sample}: {error}; give a mask of the part in synthesize.placement.region_masks, or set region: texture"
-        ) from error
-
-
-def check_regions(real: RealSide, good: Sequence[Sample], params: PlacementParams) -> None:
-    """Find the part on every good photo before anything is painted.
-
-    Raises:
-        RegionError: Names every photo at fault, or the folder of masks if it holds none of these photos.
-    """
-    if params.region_masks is not None and not any((Path(params.region_masks) / f"{s.id}.png").is_file() for s in good):
-        raise RegionError(f"{params.region_masks}: no mask for any of {len(good)} good photos; expected e.g. {good[0].id}.png")
-    faults: list[str] = []
-    for sample in good:
-        try:
-            region_of(read_rgb(real.train / sample.image), sample.id, params)
-        except RegionError as error:
-            faults.append(str(error))
-    if faults:
-        raise RegionError("\n".join(faults))
-
-
 def open_planner(generator: str, real: RealSide, params: SynthesizeParams, wanted: Wanted) -> Planner:
     """Read the references' masks and habits, and deal the wanted defects out to scenes.
 
@@ -254,7 +221,7 @@ def open_planner(generator: str, real: RealSide, params: SynthesizeParams, wante
     """
     good = good_photos(real, params.good_photos)
     if params.placement.region == "object" or params.placement.region_masks is not None:
-        check_regions(real, good, params.placement)
+        check_regions(real.train, good, params.placement)
     banks = {d: open_bank(real, d, params) for d in sorted({r.defect for r in real.references})}
     for defect, sizes in wanted.items():
         low, high = banks[defect].size_limits
@@ -313,49 +280,3 @@ def _alike(first: Picture, second: Picture) -> float:
     grey = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY).astype(np.float64).ravel() for one in (first, second)]
     apart = [one - one.mean() for one in grey]
     return float(apart[0] @ apart[1] / max(1e-9, float(np.linalg.norm(apart[0]) * np.linalg.norm(apart[1]))))
-
-
-def deal(
-    fold: int, wanted: Wanted, kinds: Sequence[str], per_image: Sequence[float]
-) -> tuple[NDArray[np.int16], NDArray[np.int8], NDArray[np.int64]]:
-    """Deal the wanted defects out to scenes of one, two, three ... by the weights `per_image`; see `Planner`.
-
-    Types are mixed within scenes. Scenes with the same first type follow each other: an adapter a type is loaded once each.
-    """
-    entries = [(kinds.index(d), SIZES.index(s)) for d in sorted(wanted) for s, n in wanted[d].items() for _ in range(n)]
-    rng = np.random.default_rng(derive_seed("deal", fold))
-    table = np.array(entries, np.int16).reshape(-1, 2)[rng.permutation(len(entries))]
-    shares = np.array(per_image) / np.sum(per_image)
-    lengths = 1 + rng.choice(len(shares), size=len(entries), p=shares)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    starts = np.append(starts[starts < len(entries)], len(entries))
-    scenes = [table[a:b][np.argsort(table[a:b, 0], kind="stable")] for a, b in pairwise(starts)]
-    scenes.sort(key=lambda scene: int(scene[0, 0]))
-    ordered = np.concatenate(scenes) if scenes else table
-    begins = np.concatenate([[0], np.cumsum([len(scene) for scene in scenes])]).astype(np.int64)
-    return ordered[:, 0].astype(np.int16), ordered[:, 1].astype(np.int8), begins
-
-
-def read_targets(path: Path, defects: Sequence[str]) -> dict[str, dict[Size, int]]:
-    """How many defects are wanted of each type and size, from `data/targets.yaml`; a plain number is of any size.
-
-    Raises:
-        ParamsError: For a type the data set does not have, a size there is not, or a count that is no whole number of at least 0.
-    """
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    types = document.get("types") or {}
-    unknown = sorted(set(types) - set(defects))
-    if unknown:
-        raise ParamsError(f"{path}: unknown defect types {unknown}; the data set has {sorted(defects)}")
-    return {defect: _by_size(types.get(defect, document["default"]), defect, path) for defect in defects}
-
-
-def _by_size(value: Any, defect: str, path: Path) -> dict[Size, int]:
-    counts = value if isinstance(value, dict) else {"any": value}
-    strange = sorted(set(counts) - set(SIZES))
-    if strange:
-        raise ParamsError(f"{path}: {defect!r} has sizes {strange}; expected some of {', '.join(SIZES)}")
-    wrong = {size: n for size, n in counts.items() if not isinstance(n, int) or n < 0}
-    if wrong:
-        raise ParamsError(f"{path}: counts must be whole numbers of at least 0, got {wrong} for {defect!r}")
-    return {size: counts[size] for size in SIZES if size in counts}

@@ -23,10 +23,11 @@ from pipeline.lineage import Origin, rows_text
 from pipeline.params import SelectParams, SynthesizeParams
 from pipeline.records import fold_name
 from pipeline.runlog import digest
-from pipeline.scenes import Planner, Wanted, open_planner, read_targets
+from pipeline.scenes import Planner, open_planner
 from pipeline.selection import Guards, RealSide, Verdict, open_guards, read_real, verdicts, visible
 from pipeline.shards import Candidates, EncodedEntry, encoded, whole_file, write_tar
 from pipeline.similarity.perceptual import choose_perceptual
+from pipeline.wanted import Wanted, read_targets
 
 CALIBRATION_PHOTOS = 32
 CPU_FULL = "DefaultCPUAllocator: can't allocate memory"

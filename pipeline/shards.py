@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -162,15 +163,21 @@ def read_fates(folder: Path) -> list[CandidateFate]:
     return [CandidateFate(**{**row, "references": tuple(row["references"])}) for row in rows]
 
 
-def _png(array: Picture | Mask) -> bytes:
-    """A mask as 0 and 255; a picture whose channels are equal as one channel, a third of the bytes and of the time."""
-    if array.dtype == np.bool_:
-        array = array.astype(np.uint8) * 255
-    elif (array == array[..., :1]).all():
-        array = array[..., 0]
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
+def _mask_png(mask: Mask) -> bytes:
+    """One bit a pixel."""
+    return cv2.imencode(".png", mask.astype(np.uint8) * 255, [cv2.IMWRITE_PNG_BILEVEL, 1])[1].tobytes()
+
+
+def _picture_png(picture: Picture) -> bytes:
+    """A picture whose channels are equal as one channel, a third of the bytes and of the time.
+
+    OpenCV takes half of Pillow's time. To deflate, a grey photo is noise: looking for runs alone is faster and gives less.
+    """
+    how = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    if (picture[..., 0] == picture[..., 1]).all() and (picture[..., 0] == picture[..., 2]).all():
+        how += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+        return cv2.imencode(".png", np.ascontiguousarray(picture[..., 0]), how)[1].tobytes()
+    return cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), how)[1].tobytes()
 
 
 EncodedEntry = tuple[str, dict[str, bytes]]
@@ -181,9 +188,9 @@ def encoded(entry: Candidates) -> EncodedEntry:
     """A request and its candidates as PNG and JSON."""
     request = asdict(entry.request) | {name: getattr(entry, name) for name in STATED}
     files = {REQUEST: json.dumps(request, sort_keys=True).encode()}
-    files |= {f"{MASK}{number:03d}.png": _png(mask) for number, mask in enumerate(entry.masks)}
+    files |= {f"{MASK}{number:03d}.png": _mask_png(mask) for number, mask in enumerate(entry.masks)}
     for number, image, changed in zip(entry.numbers, entry.images, entry.changed, strict=True):
-        files |= {f"{number:03d}.png": _png(image), f"{number:03d}{CHANGED}": _png(changed)}
+        files |= {f"{number:03d}.png": _picture_png(image), f"{number:03d}{CHANGED}": _mask_png(changed)}
     return entry.request.id, files
 
 

@@ -19,9 +19,10 @@ from pipeline.params import SynthesizeParams, load_section
 from pipeline.records import Sample, fold_name, read_card, read_manifest
 from pipeline.references import read_references
 from pipeline.runlog import digest
+from pipeline.val_matches import VAL_MATCHES
+from pipeline.wanted import read_default, read_targets
 
 SIZES = ("small", "medium", "large")
-VAL_MATCHES = "val_matches.json"
 PREFERRED_ARMS = ("defectfill", "real")
 SHARED_PARTS = "--across-folds: val parts of one fold are test parts of another; arms are not to be compared with these targets."
 Cell = tuple[str, str]
@@ -77,6 +78,7 @@ def propose(choice: Choice, targets: Path, params: Path) -> tuple[list[str], str
 
     Raises:
         TargetsError: Says which file or parameter is in the way.
+        ParamsError: If the present file asks for what the data set does not have.
     """
     _refuse_test_results(choice.models)
     arm = _arm(choice)
@@ -87,12 +89,12 @@ def propose(choice: Choice, targets: Path, params: Path) -> tuple[list[str], str
     scale = load_section("synthesize", SynthesizeParams, params).warp.scale
     bounds = {fold: size_bounds(choice.prepared / "train", fold, scale) for fold in card.folds}
     cells = tally(results, bounds, choice.min_score)
-    document = yaml.safe_load(targets.read_text(encoding="utf-8"))
-    present = present_counts(document, sorted({defect for defect, _ in cells}))
+    wanted = read_targets(targets, sorted({defect for defect, _ in cells}))
+    present = {defect: sum(counts.values()) for defect, counts in wanted.items()}
     total = sum(present.values()) if choice.total is None else choice.total
     counts = apportion({cell: weight for cell, weight in weights(cells).items() if present[cell[0]] > 0}, total)
     lines = [_line(defect, present[defect], cells, counts) for defect in present]
-    return lines, _text(choice, arm, card.folds, lines, document["default"], present, counts)
+    return lines, _text(choice, arm, card.folds, lines, read_default(targets), present, counts)
 
 
 def _refuse_test_results(models: Path) -> None:
@@ -203,13 +205,6 @@ def tally(
             missed = one["score"] is None or one["score"] < min_score
             cells[cell] = Tally(cells[cell].seen + 1, cells[cell].missed + missed)
     return cells
-
-
-def present_counts(document: Mapping[str, Any], defects: Iterable[str]) -> dict[str, int]:
-    """Samples a fold the present file asks of each type, all sizes together."""
-    types = document.get("types") or {}
-    wanted = {defect: types.get(defect, document["default"]) for defect in defects}
-    return {defect: sum(count.values()) if isinstance(count, dict) else int(count) for defect, count in wanted.items()}
 
 
 def weights(cells: Mapping[Cell, Tally]) -> dict[Cell, float]:

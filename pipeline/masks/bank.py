@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import cv2
@@ -23,11 +24,14 @@ CUT_PX = 2
 LINE_WIDTH = 0.25
 """A mask whose thickness is a smaller share of its length is a line."""
 FINE = 4
+POINTS = 128
+"""Pixels of a mask, and of the ring around it, by which its places are compared."""
+GOLDEN = (5**0.5 - 1) / 2
 Cut = tuple[bool, bool, bool, bool]
 Area = tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what is measured of it once is kept with it
 class Template:
     """A mask before it is put somewhere.
 
@@ -45,10 +49,40 @@ class Template:
     reference: str | None
     source: Source
 
-    @property
+    @cached_property
     def area(self) -> int:
         """Pixels of the mask."""
         return int(self.mask.sum())
+
+    @cached_property
+    def pivot(self) -> NDArray[np.float64]:
+        """The point (x, y) that is put on its landing: the middle of its cut side, or its own."""
+        height, width = self.mask.shape
+        ends = np.array([[-0.5, width - 0.5], [-0.5, height - 0.5]])
+        found = ends.mean(axis=1)
+        for axis in (0, 1):
+            low, high = self.cut[axis], self.cut[axis + 2]
+            if low != high:
+                found[axis] = ends[axis, int(high)]
+                lines = self.mask.T if axis == 0 else self.mask
+                touching = np.flatnonzero(lines[-1 if high else 0])
+                if touching.size and not (self.cut[1 - axis] or self.cut[3 - axis]):
+                    found[1 - axis] = float(touching.mean())
+        return found
+
+    @cached_property
+    def points(self) -> NDArray[np.float64]:
+        """(2, POINTS, 2) pixels (x, y): some of the mask, and some of a ring around it of a quarter of its size."""
+        ring_px = max(2, round(0.25 * self.area**0.5))
+        away = distance_to(np.pad(self.mask, ring_px))
+        ring = np.argwhere((away > 0) & (away <= ring_px)) - ring_px
+        return np.stack([_evenly(np.argwhere(self.mask)), _evenly(ring)])[..., ::-1].astype(np.float64)
+
+
+def _evenly(pixels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(POINTS, 2) of (N, 2) pixels in raster order: one of each stretch, at places in it that never fall into step with rows."""
+    steps = np.arange(POINTS)
+    return pixels[((steps + steps * GOLDEN % 1.0) * len(pixels) / POINTS).astype(int)]
 
 
 def template_of(mask: Mask, reference: str) -> Template:

@@ -70,6 +70,8 @@ def cut(array: NDArray[np.uint8], window: Window, border: int) -> NDArray[np.uin
     height, width = array.shape[:2]
     left, top = max(0, -window.x0), max(0, -window.y0)
     right, bottom = max(0, window.x0 + window.side - width), max(0, window.y0 + window.side - height)
+    if not (left or top or right or bottom):
+        return array[window.y0 : window.y0 + window.side, window.x0 : window.x0 + window.side].copy()
     padded = cv2.copyMakeBorder(array, top, bottom, left, right, border)
     y, x = window.y0 + top, window.x0 + left
     return padded[y : y + window.side, x : x + window.side].astype(np.uint8, copy=False)
@@ -90,11 +92,16 @@ def warp_picture(picture: Picture, affine: NDArray[np.float64], side: int) -> Pi
 
 
 def resize_picture(picture: Picture, side: int) -> Picture:
-    """Square picture at another side: area averaging down, cubic up."""
-    if picture.shape[0] == side:
-        return picture
-    how = cv2.INTER_AREA if side < picture.shape[0] else cv2.INTER_CUBIC
-    return cv2.resize(picture, (side, side), interpolation=how).astype(np.uint8, copy=False)
+    """Square picture at another side; see `resize_square`."""
+    return resize_square(picture, side).astype(np.uint8, copy=False)
+
+
+def resize_square(array: NDArray[np.uint8] | NDArray[np.float32], side: int) -> NDArray[np.uint8 | np.float32]:
+    """Square (H, H) or (H, H, C) array at another side: area averaging down, cubic up."""
+    if array.shape[0] == side:
+        return array
+    how = cv2.INTER_AREA if side < array.shape[0] else cv2.INTER_CUBIC
+    return cv2.resize(array, (side, side), interpolation=how).astype(array.dtype, copy=False)
 
 
 def coverage(mask: Mask, side: int) -> NDArray[np.float32]:

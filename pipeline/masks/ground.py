@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images import Mask, Picture
-from pipeline.masks.composite import distance_to
 from pipeline.masks.crops import mask_bounds
 
 GRID = 32
@@ -32,6 +31,7 @@ class Ground:
 
     Attributes:
         photo: (H, W, 3).
+        grey: (H, W) its grey levels.
         region: (H, W), not empty.
         box: Half-open (x0, y0, x1, y1) of the region.
         depth: (GRID, GRID) distance to the region's border on a grid over the box, as a share of the greatest; 0 outside it.
@@ -40,11 +40,17 @@ class Ground:
     """
 
     photo: Picture
+    grey: NDArray[np.uint8]
     region: Mask
     box: tuple[int, int, int, int]
     depth: NDArray[np.float32]
     level: float
     contrast: float
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes, about."""
+        return self.photo.nbytes + self.grey.nbytes + self.region.nbytes + self.depth.nbytes
 
 
 def open_ground(photo: Picture, region: Mask) -> Ground:
@@ -57,11 +63,15 @@ def open_ground(photo: Picture, region: Mask) -> Ground:
     middle = (np.arange(GRID) + 0.5) / GRID
     columns = np.minimum(((x0 + middle * (x1 - x0)) * size[0] / region.shape[1]).astype(int), size[0] - 1)
     rows = np.minimum(((y0 + middle * (y1 - y0)) * size[1] / region.shape[0]).astype(int), size[1] - 1)
-    mean, deviation = cv2.meanStdDev(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY))
-    on_grid = depth[np.ix_(rows, columns)] / max(float(depth.max()), 1e-6)
-    return Ground(
-        photo, region, (x0, y0, x1, y1), on_grid.astype(np.float32), float(mean[0, 0]), max(1.0, float(deviation[0, 0]))
-    )
+    grey = grey_of(photo)
+    mean, deviation = cv2.meanStdDev(grey)
+    on_grid = (depth[np.ix_(rows, columns)] / max(float(depth.max()), 1e-6)).astype(np.float32)
+    return Ground(photo, grey, region, (x0, y0, x1, y1), on_grid, float(mean[0, 0]), max(1.0, float(deviation[0, 0])))
+
+
+def grey_of(photo: Picture) -> NDArray[np.uint8]:
+    """(H, W) grey levels of an (H, W, 3) photo."""
+    return cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
 
 
 def depth_at(ground: Ground, relative: NDArray[np.float64]) -> float:
@@ -106,34 +116,50 @@ def _implausible(region: Mask, whole: float) -> str | None:
     return None
 
 
-def surroundings(ground: Ground, mask: Mask, corner: tuple[int, int], under: Picture | None) -> Looks:
-    """(4,) mean and deviation of the grey levels around a mask and under it, in units of the photo's own contrast.
+@dataclass(frozen=True, slots=True)
+class Footing:
+    """Where the points of N templates fall on a photo; see `Template.points`.
+
+    Attributes:
+        pixels: (N, 2, POINTS) the pixels they fall on, counted row by row; 0 for those beyond the photo.
+        inside: (N, 2, POINTS) whether these lie in the region.
+    """
+
+    pixels: NDArray[np.int64]
+    inside: Mask
+
+
+def footing(ground: Ground, points: NDArray[np.float64], affines: NDArray[np.float64]) -> Footing:
+    """Put (N, 2, POINTS, 2) points of templates on a photo, by an (N, 2, 3) matrix each."""
+    height, width = ground.region.shape
+    moved = np.rint(points @ affines[:, None, :, :2].swapaxes(-1, -2) + affines[:, None, None, :, 2]).astype(np.int64)
+    x, y = moved[..., 0], moved[..., 1]
+    there = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    pixels = np.where(there, y * width + x, 0)
+    return Footing(pixels, there & ground.region.ravel()[pixels])
+
+
+def surroundings(ground: Ground, at: Footing, under: NDArray[np.uint8] | None) -> Looks:
+    """(N, 4) mean and deviation of the grey levels around a mask and under it, in units of the photo's own contrast.
+
+    What lies outside the region does not count; NaN where nothing does.
 
     Args:
         ground: The photo.
-        mask: (h, w), a part of the photo's pixels.
-        corner: Its (x0, y0).
-        under: The photo without the defect, for what is under the mask; None if nobody knows: those two are NaN then.
+        at: Where the points of N masks and of the rings around them are.
+        under: (H, W) grey levels without the defect, for what is under the mask; None if nobody knows: those two are NaN then.
     """
-    ring_px = max(2, round(0.25 * float(mask.sum()) ** 0.5))
-    height, width = ground.region.shape
-    left, top = min(ring_px, corner[0]), min(ring_px, corner[1])
-    right = min(ring_px, width - corner[0] - mask.shape[1])
-    bottom = min(ring_px, height - corner[1] - mask.shape[0])
-    wide = np.pad(mask, ((top, bottom), (left, right)))
-    rows = slice(corner[1] - top, corner[1] - top + wide.shape[0])
-    columns = slice(corner[0] - left, corner[0] - left + wide.shape[1])
-    away = distance_to(wide)
-    ring = (away > 0) & (away <= ring_px) & ground.region[rows, columns]
-    around = _levels(ground, ground.photo, rows, columns, ring)
-    inside = None if under is None else _levels(ground, under, rows, columns, wide)
-    return np.array([value for levels in (around, inside) for value in _spread(levels)])
+    around = _spread(ground, ground.grey, at.pixels[:, 1], at.inside[:, 1])
+    nobody_knows = np.full_like(around, np.nan)
+    below = nobody_knows if under is None else _spread(ground, under, at.pixels[:, 0], at.inside[:, 0])
+    return np.concatenate([around, below], axis=1)
 
 
-def _levels(ground: Ground, picture: Picture, rows: slice, columns: slice, where: Mask) -> NDArray[np.float32]:
-    grey = cv2.cvtColor(np.ascontiguousarray(picture[rows, columns]), cv2.COLOR_RGB2GRAY)[where]
-    return (grey.astype(np.float32) - ground.level) / ground.contrast
-
-
-def _spread(levels: NDArray[np.float32] | None) -> tuple[float, float]:
-    return (np.nan, np.nan) if levels is None or levels.size == 0 else (float(levels.mean()), float(levels.std()))
+def _spread(ground: Ground, grey: NDArray[np.uint8], pixels: NDArray[np.int64], inside: Mask) -> Looks:
+    """(N, 2) mean and deviation of the levels of (N, POINTS) pixels that lie inside."""
+    levels = np.where(inside, grey.ravel()[pixels], 0).astype(np.float64)
+    known = inside.sum(axis=1).astype(np.float64)
+    known[known == 0] = np.nan
+    mean, square = levels.sum(axis=1) / known, (levels * levels).sum(axis=1) / known
+    deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
+    return np.stack([(mean - ground.level) / ground.contrast, deviation / ground.contrast], axis=1)

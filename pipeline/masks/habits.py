@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images import Mask, Picture
+from pipeline.masks.bank import template_of
 from pipeline.masks.crops import mask_bounds
-from pipeline.masks.ground import GRID, Ground, Looks, depth_at, surroundings
+from pipeline.masks.ground import GRID, Ground, Looks, depth_at, footing, grey_of, surroundings
 
 BINS = 32
 """Of depth, from 0 at the region's border to 1."""
@@ -99,11 +100,11 @@ def density(habits: Habits, ground: Ground, uniform_share: float) -> NDArray[np.
     return even if wanted.sum() <= 0 else (1 - uniform_share) * wanted / wanted.sum() + uniform_share * even
 
 
-def unlikeness(habits: Habits, looks: Looks) -> float:
-    """Mean distance of the (4,) surroundings of a place to those of the nearest reference; what is NaN there does not count."""
-    apart = np.abs(habits.looks - looks)
+def unlikeness(habits: Habits, looks: Looks) -> NDArray[np.float64]:
+    """(N,) mean distances of the (N, 4) surroundings of places to those of the nearest reference; what is NaN does not count."""
+    apart = np.abs(habits.looks - looks[:, None])
     known = ~np.isnan(apart)
-    return float((np.where(known, apart, 0.0).sum(axis=1) / np.maximum(1, known.sum(axis=1))).min())
+    return (np.where(known, apart, 0.0).sum(axis=2) / np.maximum(1, known.sum(axis=2))).min(axis=1)
 
 
 def _part_weights(parts: Sequence[str]) -> NDArray[np.float64]:
@@ -167,5 +168,8 @@ def _kernel(bandwidth: float) -> NDArray[np.float64]:
 
 
 def _looks(example: Example) -> Looks:
-    x0, y0, x1, y1 = mask_bounds(example.mask)
-    return surroundings(example.ground, example.mask[y0:y1, x0:x1], (x0, y0), example.twin)
+    """(4,) surroundings of a reference, by the same points as those of places."""
+    template = template_of(example.mask, "")
+    where = np.column_stack([np.eye(2), template.origin])
+    at = footing(example.ground, template.points[None], where[None])
+    return surroundings(example.ground, at, None if example.twin is None else grey_of(example.twin))[0]

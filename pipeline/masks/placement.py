@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from pipeline.images import Mask
 from pipeline.masks.bank import Area, Cut, Template
 from pipeline.masks.crops import mask_bounds
-from pipeline.masks.ground import GRID, Ground, surroundings
+from pipeline.masks.ground import GRID, Footing, Ground, footing, surroundings
 from pipeline.masks.habits import Habits, density, unlikeness
 
 OUTSIDE = "too little of it inside the part"
 TOO_NEAR = "too near another defect"
 WRONG_SIZE = "not of the wanted size"
+Clear = NDArray[np.float32] | None
 Point = NDArray[np.float64]
 
 
@@ -81,16 +82,36 @@ class Stamp:
         return whole
 
 
+@dataclass(frozen=True, slots=True)
+class Try:
+    """A template about to be put somewhere.
+
+    Attributes:
+        template: What is moved.
+        affine: (2, 3) from pixels (x, y) of the template to pixels of the photo.
+        cut: The sides where the mask goes on up to the photo's border, after mirroring.
+        whole: Area of all of it on a plane without end.
+    """
+
+    template: Template
+    affine: NDArray[np.float64]
+    cut: Cut
+    whole: float
+
+
 def find_place(
     draw: Callable[[np.random.Generator], Template],
     area: Area,
     habits: Habits,
     ground: Ground,
-    clear: NDArray[np.float32] | None,
+    clear: Clear,
     rules: Rules,
     rng: np.random.Generator,
 ) -> Stamp | str:
     """Look for a place, at most `rules.tries` times; of up to `rules.places` allowed ones take the one most like a reference's.
+
+    Places are compared by a few points of the mask. Only the best one is put on the photo pixel by pixel, and must keep to the
+    same rules there, or the next best is tried.
 
     Args:
         draw: Gives a template.
@@ -104,69 +125,101 @@ def find_place(
     Returns:
         The mask where it is wanted, or the commonest reason why it is nowhere.
     """
-    chances = density(habits, ground, rules.uniform_share).ravel()
-    found: list[tuple[float, Stamp]] = []
+    chances = np.cumsum(density(habits, ground, rules.uniform_share))
+    found: list[tuple[float, Try]] = []
     refused: Counter[str] = Counter()
-    for _ in range(rules.tries):
-        result = _attempt(draw(rng), area, chances, ground, clear, rules, rng)
-        if isinstance(result, str):
-            refused[result] += 1
-            continue
+    left = rules.tries
+    while left:
+        templates = [draw(rng) for _ in range(min(left, rules.places - len(found)))]
+        left -= len(templates)
+        tries = _drawn_tries(templates, area, chances, ground, rules.warp, rng)
+        refused[WRONG_SIZE] += len(templates) - len(tries)
         # With one place there is nothing to compare.
-        looks = surroundings(ground, result.mask, result.corner, ground.photo) if rules.places > 1 else None
-        found.append((0.0 if looks is None else unlikeness(habits, looks), result))
-        if len(found) == rules.places:
-            break
-    if not found:
-        return max(sorted(refused), key=lambda reason: refused[reason])
-    return min(found, key=lambda one: one[0])[1]
+        judged = _compared(tries, area, habits, ground, clear, rules) if tries and rules.places > 1 else [0.0] * len(tries)
+        found += [(value, one) for value, one in zip(judged, tries, strict=True) if not isinstance(value, str)]
+        refused.update(reason for reason in judged if isinstance(reason, str))
+        if left and len(found) < rules.places:
+            continue
+        for _, one in sorted(found, key=lambda pair: pair[0]):
+            stamp = _stamped(one, area, ground, clear, rules)
+            if isinstance(stamp, Stamp):
+                return stamp
+            refused[stamp] += 1
+        found.clear()
+    return max(sorted(refused), key=lambda reason: refused[reason])
 
 
-def _attempt(
-    template: Template,
+def _drawn_tries(
+    templates: Sequence[Template],
     area: Area,
     chances: NDArray[np.float64],
     ground: Ground,
-    clear: NDArray[np.float32] | None,
-    rules: Rules,
+    limits: WarpLimits,
     rng: np.random.Generator,
-) -> Stamp | str:
-    """One place of one template, or why it is not allowed."""
-    scale = _scale(template.area, area, rules.warp.scale, rng)
-    if scale is None:
-        return WRONG_SIZE
-    angle = np.deg2rad(rng.uniform(-rules.warp.rotate_deg, rules.warp.rotate_deg))
-    mirror = rng.choice([-1.0, 1.0], 2) if rules.warp.flip else np.ones(2)
-    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag(mirror)
-    cut = mirrored(template.cut, mirror)
-    stamp = put(template, linear, landing(cut, _drawn_place(chances, ground, rng), ground.region.shape), cut, ground)
-    if stamp is None or stamp.mask.sum() < rules.inside_share * template.area * scale**2:
-        return OUTSIDE
-    if not area[0] <= stamp.mask.sum() <= area[1]:
-        return WRONG_SIZE
-    if clear is not None and _window(clear, stamp)[stamp.mask].min() < rules.min_distance_px:
-        return TOO_NEAR
-    return stamp
+) -> list[Try]:
+    """A place for each template, with an enlargement that gives a wanted area; none where the limits allow no such."""
+    count, areas = len(templates), np.array([template.area for template in templates])
+    low = np.maximum(limits.scale[0], np.sqrt(area[0] / areas))
+    high = np.minimum(limits.scale[1], np.sqrt(area[1] / areas))
+    scale = rng.uniform(low, np.maximum(low, high))
+    angle = np.deg2rad(rng.uniform(-limits.rotate_deg, limits.rotate_deg, count))
+    mirror = 1.0 - 2.0 * rng.integers(0, 2, (count, 2)) if limits.flip else np.ones((count, 2))
+    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).transpose(2, 0, 1)
+    linear = scale[:, None, None] * turned * mirror[:, None]
+    cuts = [mirrored(template.cut, signs) for template, signs in zip(templates, mirror, strict=True)]
+    places = _drawn_places(chances, ground, count, rng)
+    targets = np.array([landing(cut, place, ground.region.shape) for cut, place in zip(cuts, places, strict=True)])
+    pivots = np.array([template.pivot for template in templates])
+    affines = np.concatenate([linear, (targets - (linear @ pivots[:, :, None])[:, :, 0])[:, :, None]], axis=2)
+    whole = areas * scale**2
+    return [Try(templates[n], affines[n], cuts[n], float(whole[n])) for n in range(count) if low[n] <= high[n]]
 
 
-def _scale(template_area: int, area: Area, limits: tuple[float, float], rng: np.random.Generator) -> float | None:
-    """An enlargement within the limits that gives a wanted area, if there is one."""
-    low, high = max(limits[0], (area[0] / template_area) ** 0.5), min(limits[1], (area[1] / template_area) ** 0.5)
-    return float(rng.uniform(low, high)) if low <= high else None
-
-
-def _window(array: NDArray[np.generic], stamp: Stamp) -> NDArray[np.generic]:
-    (x0, y0), (height, width) = stamp.corner, stamp.mask.shape
-    return array[y0 : y0 + height, x0 : x0 + width]
-
-
-def _drawn_place(chances: NDArray[np.float64], ground: Ground, rng: np.random.Generator) -> Point:
-    """A place (x, y) on the photo, drawn by the chances of the grid, anywhere in its cell."""
-    cell = np.searchsorted(np.cumsum(chances), rng.random() * chances.sum(), side="right")
-    row, column = divmod(min(int(cell), chances.size - 1), GRID)
+def _drawn_places(chances: NDArray[np.float64], ground: Ground, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """(count, 2) places (x, y) on the photo, drawn by the cumulated chances of the grid, anywhere in their cells."""
+    cells = np.searchsorted(chances, rng.random(count) * chances[-1], side="right")
+    rows, columns = np.divmod(np.minimum(cells, chances.size - 1), GRID)
     x0, y0, x1, y1 = ground.box
-    share = (np.array([column, row]) + rng.random(2)) / GRID
-    return np.array([x0, y0]) + share * np.array([x1 - x0, y1 - y0]) - 0.5
+    shares = (np.stack([columns, rows], axis=1) + rng.random((count, 2))) / GRID
+    return np.array([x0, y0]) + shares * np.array([x1 - x0, y1 - y0]) - 0.5
+
+
+def _compared(tries: Sequence[Try], area: Area, habits: Habits, ground: Ground, clear: Clear, rules: Rules) -> list[float | str]:
+    """How unlike a reference's each place looks, or why it is not allowed; by the templates' points, so nearly right."""
+    points = np.stack([one.template.points for one in tries])
+    at = footing(ground, points, np.stack([one.affine for one in tries]))
+    shares, gaps = at.inside[:, 0].mean(axis=1), _gaps(at, clear)
+    unlike = unlikeness(habits, surroundings(ground, at, ground.grey))
+    return [
+        _fault(share * one.whole, float(gap), one, area, rules) or float(value)
+        for one, share, gap, value in zip(tries, shares.tolist(), gaps, unlike, strict=True)
+    ]
+
+
+def _gaps(at: Footing, clear: Clear) -> NDArray[np.floating]:
+    """(N,) least distance of the masks' points to the nearest mask that is there already."""
+    if clear is None:
+        return np.full(len(at.pixels), np.inf)
+    return np.where(at.inside[:, 0], clear.ravel()[at.pixels[:, 0]], np.inf).min(axis=1)
+
+
+def _fault(pixels: float, gap: float, one: Try, area: Area, rules: Rules) -> str | None:
+    """Why a mask of so many pixels, at such a distance from others, is not allowed."""
+    if pixels == 0 or pixels < rules.inside_share * one.whole:
+        return OUTSIDE
+    if not area[0] <= pixels <= area[1]:
+        return WRONG_SIZE
+    return TOO_NEAR if gap < rules.min_distance_px else None
+
+
+def _stamped(one: Try, area: Area, ground: Ground, clear: Clear, rules: Rules) -> Stamp | str:
+    """A try pixel by pixel, or why it is not allowed."""
+    stamp = put(one, ground)
+    if stamp is None:
+        return OUTSIDE
+    (x0, y0), (height, width) = stamp.corner, stamp.mask.shape
+    gap = np.inf if clear is None else float(clear[y0 : y0 + height, x0 : x0 + width][stamp.mask].min())
+    return _fault(int(stamp.mask.sum()), gap, one, area, rules) or stamp
 
 
 def mirrored(cut: Cut, mirror: Point) -> Cut:
@@ -194,46 +247,21 @@ def landing(cut: Cut, place: Point, size: tuple[int, ...]) -> Point:
     return found
 
 
-def pivot(template: Template) -> Point:
-    """The point of a template that is put on its landing: the middle of its cut side, or its own."""
-    height, width = template.mask.shape
-    ends = np.array([[-0.5, width - 0.5], [-0.5, height - 0.5]])
-    found = ends.mean(axis=1)
-    for axis in (0, 1):
-        low, high = template.cut[axis], template.cut[axis + 2]
-        if low != high:
-            found[axis] = ends[axis, int(high)]
-            lines = template.mask.T if axis == 0 else template.mask
-            touching = np.flatnonzero(lines[-1 if high else 0])
-            if touching.size and not (template.cut[1 - axis] or template.cut[3 - axis]):
-                found[1 - axis] = float(touching.mean())
-    return found
-
-
-def put(template: Template, linear: NDArray[np.float64], target: Point, cut: Cut, ground: Ground) -> Stamp | None:
-    """Move a template's pivot to a place on the photo; None if nothing of it lies in the region.
-
-    Args:
-        template: What is moved.
-        linear: (2, 2) rotation, mirroring and enlargement.
-        target: Where the pivot goes, (x, y).
-        cut: The sides where the mask goes on up to the photo's border, after mirroring.
-        ground: The photo.
-    """
-    height, width = template.mask.shape
-    affine = np.column_stack([linear, target - linear @ pivot(template)])
+def put(one: Try, ground: Ground) -> Stamp | None:
+    """The pixels of a try on the photo; None if nothing of it lies in the region."""
+    height, width = one.template.mask.shape
     corners = np.array([[-0.5, -0.5, 1], [width - 0.5, -0.5, 1], [-0.5, height - 0.5, 1], [width - 0.5, height - 0.5, 1]])
-    reached = corners @ affine.T
+    reached = corners @ one.affine.T
     low, high = np.floor(reached.min(axis=0)), np.ceil(reached.max(axis=0)) + 1
     size = np.array(ground.region.shape[::-1])
-    low, high = np.where(cut[:2], 0, np.maximum(low, 0)), np.where(cut[2:], size, np.minimum(high, size))
+    low, high = np.where(one.cut[:2], 0, np.maximum(low, 0)), np.where(one.cut[2:], size, np.minimum(high, size))
     (x0, y0), (x1, y1) = low.astype(int), high.astype(int)
     if x1 <= x0 or y1 <= y0:
         return None
-    local = affine - np.array([[0, 0, x0], [0, 0, y0]])
+    local = one.affine - np.array([[0, 0, x0], [0, 0, y0]])
     # Where the photo cut the mask off it goes on as it was at its edge; on the other sides its rim ends it.
     moved = cv2.warpAffine(
-        template.mask.astype(np.float32),
+        one.template.mask.astype(np.float32),
         local,
         (int(x1 - x0), int(y1 - y0)),
         flags=cv2.INTER_LINEAR,
@@ -243,4 +271,4 @@ def put(template: Template, linear: NDArray[np.float64], target: Point, cut: Cut
     if not mask.any():
         return None
     left, top, right, bottom = mask_bounds(mask)
-    return Stamp(mask[top:bottom, left:right], (int(x0) + left, int(y0) + top), template, affine)
+    return Stamp(mask[top:bottom, left:right], (int(x0) + left, int(y0) + top), one.template, one.affine)

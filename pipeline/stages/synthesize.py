@@ -18,9 +18,10 @@ from pipeline.lineage import Origin, join_rows, outcome, read_rows
 from pipeline.params import SelectParams, SynthesizeParams
 from pipeline.records import fold_name, read_card, write_json
 from pipeline.runlog import digest, name_of, resumable_output, work_folder
-from pipeline.scenes import Planner, Wanted
+from pipeline.scenes import Planner
 from pipeline.shard_making import NetworkMemoryError, ShardJob, make_shard, open_plan, refuse_changes, sampler_facts
 from pipeline.training import progress
+from pipeline.wanted import Wanted
 
 logger = logging.getLogger(__name__)
 

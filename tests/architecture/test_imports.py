@@ -11,7 +11,7 @@ LOOP = ("pipeline.training", "pipeline.averaging", "pipeline.curves", "pipeline.
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "flows": (),
-    "detectors": (*FOUNDATION, *LOOP, "pipeline.labels", "pipeline.procedural"),
+    "detectors": (*FOUNDATION, *LOOP, "pipeline.labels", "pipeline.procedural", "pipeline.val_matches"),
     "pipeline": (*FOUNDATION, *LOOP),
     "pipeline.__main__": ("pipeline",),
     "pipeline.stages": ("pipeline",),
@@ -26,7 +26,17 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.weight_cards": ("pipeline.records",),
     "pipeline.configure": FOUNDATION,
     "pipeline.adopt": (*FOUNDATION, *LOOP, "pipeline.diffusion", "pipeline.generators"),
-    "pipeline.targets": (*FOUNDATION, "pipeline.masks", "pipeline.references", "pipeline.runlog"),
+    "pipeline.targets": (
+        *FOUNDATION,
+        "pipeline.masks",
+        "pipeline.references",
+        "pipeline.runlog",
+        "pipeline.val_matches",
+        "pipeline.wanted",
+    ),
+    "pipeline.val_matches": (),
+    "pipeline.wanted": (*FOUNDATION, "pipeline.masks"),
+    "pipeline.regions": (*FOUNDATION, "pipeline.masks"),
     "pipeline.procedural": FOUNDATION,
     "pipeline.layouts": (*FOUNDATION, "pipeline.procedural"),
     "pipeline.near_duplicates": (*FOUNDATION, "pipeline.layouts"),
@@ -48,10 +58,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline.masks",
         "pipeline.photo_cache",
         "pipeline.references",
+        "pipeline.regions",
         "pipeline.selection",
         "pipeline.shards",
+        "pipeline.wanted",
     ),
-    "pipeline.photo_cache": ("pipeline.images",),
+    "pipeline.photo_cache": (),
     "pipeline.answering": (
         *FOUNDATION,
         "pipeline.generators.protocol",
@@ -73,6 +85,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline.selection",
         "pipeline.shards",
         "pipeline.similarity",
+        "pipeline.wanted",
     ),
     "pipeline.labels": FOUNDATION,
     "pipeline.masks": FOUNDATION,
@@ -110,7 +123,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 
 # Numerics without networks: these run in milliseconds and must import so.
 WITHOUT_TORCH = (
-    "pipeline.fan_out", "pipeline.photo_cache",
+    "pipeline.fan_out", "pipeline.photo_cache", "pipeline.regions", "pipeline.val_matches", "pipeline.wanted",
     "pipeline.__main__", "pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params", "pipeline.runlog",
     "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts",
     "pipeline.splits", "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation",

@@ -29,9 +29,10 @@ from pipeline.masks.crops import paint_mask, read_mask_window, read_window, resi
 from pipeline.params import DefectFillParams, DiffusionSamplingParams, SynthesizeParams
 from pipeline.records import Sample, good_samples, read_manifest
 from pipeline.references import Reference, instances, read_references
-from pipeline.scenes import Placed, Wanted, open_planner
+from pipeline.scenes import Placed, open_planner
 from pipeline.seeds import derive_seed
 from pipeline.selection import read_real
+from pipeline.wanted import Wanted
 from tests.bench.fills import features, hole_vectors, part_interval
 
 SIDE_PX = 64

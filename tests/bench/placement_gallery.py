@@ -13,8 +13,9 @@ from PIL import Image
 from pipeline.images import Mask, Picture, read_rgb
 from pipeline.masks.crops import paste_window, read_mask_window, read_window, window_around
 from pipeline.params import SynthesizeParams, load_section
-from pipeline.scenes import Planner, Wanted, open_planner
+from pipeline.scenes import Planner, open_planner
 from pipeline.selection import RealSide, read_real
+from pipeline.wanted import Wanted
 from tests.bench.bars import work_folder
 from tests.bench.embedded import prepare_once
 

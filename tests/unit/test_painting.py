@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.generators.defectfill import sample as sample_module
 from pipeline.generators.defectfill.fit import fit
-from pipeline.generators.defectfill.painting import most_different, settle
+from pipeline.generators.defectfill.painting import Painted, most_different, settle
 from pipeline.generators.defectfill.sample import DefectFillSampler
 from pipeline.generators.protocol import Dropped, FitJob, Request, SampleJob, Synthetic
 from tests.diffusion_toy import SIDE, fit_params, references, request_of, sampling_params, write_base
@@ -192,3 +192,13 @@ def test_texture_below_a_change_stays_sharp_on_large_crops(sampler: Opening, fac
     inside = (np.minimum(shown, fine) > 0) & (np.maximum(shown, fine) < 255) & rough.mask[..., None]
     assert inside.sum() > rough.mask.sum() and (np.abs(grain[inside]) == 40).any()
     assert np.abs(fine - shown - grain)[inside].max() <= 1, "rounded once"
+
+
+def test_a_change_for_a_smaller_crop_is_averaged(sampler: Opening):
+    """Every pixel changes by the mean of the four it stands for."""
+    painter, half = sampler(composite="none", keep_grey=False), SIDE // 2
+    change = np.random.default_rng(0).integers(-60, 60, (SIDE, SIDE, 3)).astype(np.float32)
+    clean = np.full((half, half, 3), 128, np.uint8)
+    asked = request_of("r", "hole", clean, np.ones((half, half), bool))
+    image = painter._compose(asked, Painted(change, None)).image
+    assert (image == np.rint(128 + change.reshape(half, 2, half, 2, 3).mean(axis=(1, 3)))).all()

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from pipeline.masks.bank import Template, area_range, bent, drawn, proportions, size_limits, template_of
+from pipeline.masks import placement
+from pipeline.masks.bank import POINTS, Template, area_range, bent, drawn, proportions, size_limits, template_of
 from pipeline.masks.composite import distance_to, divided
-from pipeline.masks.ground import GRID, Ground, RegionError, estimated_region, open_ground, surroundings
+from pipeline.masks.ground import GRID, Ground, RegionError, estimated_region, footing, open_ground, surroundings
 from pipeline.masks.habits import Example, density, departs, learn_habits
 from pipeline.masks.placement import OUTSIDE, TOO_NEAR, WRONG_SIZE, Rules, Stamp, WarpLimits, find_place
 
@@ -130,8 +131,79 @@ def test_of_several_places_the_one_that_looks_like_a_reference_is_taken():
 def test_surroundings_are_a_ring_in_units_of_the_photo():
     picture = np.full((40, 40, 3), 100, np.uint8)
     picture[:, 20:] = 140  # mean 120, deviation 20
-    looks = surroundings(open_ground(picture, np.ones((40, 40), bool)), np.ones((8, 8), bool), (4, 16), None)
-    assert looks[:2].tolist() == pytest.approx([-1, 0]) and np.isnan(looks[2:]).all()
+    points = template_of(block(slice(16, 24), slice(4, 12), (40, 40)), "r").points
+    # On the dark half, in the middle of both, and on the border between the photo and nothing.
+    matrices = np.array([[[1, 0, x], [0, 1, 15]] for x in (3, 15, -500)], np.float64)
+    there = open_ground(picture, np.ones((40, 40), bool))
+    dark, middle, beyond = surroundings(there, footing(there, np.stack([points] * 3), matrices), there.grey)
+    assert dark.tolist() == pytest.approx([-1, 0, -1, 0])
+    assert middle.tolist() == pytest.approx([0, 1, 0, 1], abs=0.05)
+    assert np.isnan(beyond).all()
+    assert np.isnan(surroundings(there, footing(there, points[None], matrices[:1]), None)[0, 2:]).all()
+
+
+def test_points_are_spread_over_the_mask_and_its_ring():
+    template = template_of(SQUARE, "r")  # 12 x 12 pixels, a rim of one, a ring of a quarter of 12
+    inside, ring = template.points
+    assert inside.shape == ring.shape == (POINTS, 2)
+    assert len(np.unique(inside, axis=0)) > 96
+    assert template.mask[inside[:, 1].astype(int), inside[:, 0].astype(int)].all()
+    away = np.hypot(*(np.maximum(np.maximum(1 - ring[:, axis], ring[:, axis] - 12), 0) for axis in (0, 1)))
+    assert away.min() >= 1 and away.max() <= 3
+    quarters = (inside > 6.5) @ [1, 2]
+    assert np.bincount(quarters).tolist() == pytest.approx([32] * 4, abs=3)
+    line = template_of(block(slice(5, 70), slice(50, 52)), "r").points[0]
+    assert abs((line[:, 0] == 1).mean() - 0.5) < 0.1 and np.ptp(line[:, 1]) >= 63, "not one column of a thin mask alone"
+    dot = template_of(block(slice(9, 10), slice(9, 11)), "r").points[0]
+    assert sorted(np.unique(dot, axis=0, return_counts=True)[1].tolist()) == [64, 64]
+
+
+# --- points first, pixels last ---------------------------------------------------------------------------------------------
+
+
+def test_one_of_the_compared_places_is_put_on_the_photo(monkeypatch: pytest.MonkeyPatch):
+    warped = []
+    put = placement.put
+    monkeypatch.setattr(placement, "put", lambda one, on: warped.append(one) or put(one, on))
+    template = template_of(SQUARE, "r")
+    for seed in range(10):
+        assert isinstance(search(template, how=rules(places=8), seed=seed), Stamp)
+    assert len(warped) == 10
+    warped.clear()
+    unmeasured = template_of(SQUARE, "r")
+    assert isinstance(search(unmeasured, how=rules(places=1)), Stamp)
+    assert "points" not in vars(unmeasured), "nothing is compared"
+
+
+def test_pixels_decide_where_points_see_too_little(monkeypatch: pytest.MonkeyPatch):
+    """128 points of 1600 pixels miss most single pixels that are taken; what is returned keeps clear of all of them."""
+    taken = np.zeros((80, 100), bool)
+    taken[np.random.default_rng(1).integers(0, 80, 3), np.random.default_rng(2).integers(0, 100, 3)] = True
+    said = []
+    stamped = placement._stamped
+    monkeypatch.setattr(placement, "_stamped", lambda *given: said.append(stamped(*given)) or said[-1])
+    template = template_of(block(slice(20, 60), slice(20, 60)), "r")
+    for seed in range(40):
+        stamp = search(template, clear=distance_to(taken), how=rules(inside_share=0.9, min_distance_px=2), seed=seed)
+        if isinstance(stamp, Stamp):
+            assert distance_to(taken)[stamp.on(np.zeros_like(taken))].min() >= 2
+            assert stamp.mask.sum() >= 0.9 * 0.7**2 * 1600 - 5
+    assert TOO_NEAR in said and any(isinstance(one, Stamp) for one in said)
+
+
+def test_places_refused_by_their_pixels_count_as_tries(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(placement, "put", lambda one, on: None)
+    found = find_place(
+        lambda rng: asked.append(1) or template_of(SQUARE, "r"),
+        ANY,
+        habits_of(SQUARE),
+        ground(),
+        None,
+        rules(tries=11),
+        np.random.default_rng(0),
+    )
+    assert found == OUTSIDE and len(asked) == 11
 
 
 # --- habits ----------------------------------------------------------------------------------------------------------------

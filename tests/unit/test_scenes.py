@@ -14,8 +14,10 @@ from pipeline.masks.crops import Window, paste_window
 from pipeline.masks.ground import RegionError
 from pipeline.params import ParamsError, SynthesizeParams
 from pipeline.records import Sample, write_manifest
-from pipeline.scenes import Planner, deal, open_planner, overlap, read_targets
+from pipeline.regions import check_regions
+from pipeline.scenes import Planner, open_planner, overlap
 from pipeline.selection import read_real
+from pipeline.wanted import deal, read_default, read_targets
 from tests.conftest import ROOT
 
 SIZE = (120, 140)
@@ -168,6 +170,7 @@ def test_targets_take_numbers_and_sizes(tmp_path: Path):
         "hole": {"small": 1, "large": 2},
         "stain": {"any": 5},
     }
+    assert read_default(file) == 5
     for text, message in (
         ("default: 1\ntypes: {rust: 2}\n", r"unknown defect types \['rust'\]"),
         ("default: 1\ntypes: {hole: {huge: 2}}\n", r"'hole' has sizes \['huge'\]; expected some of any, small, medium, large"),
@@ -194,3 +197,28 @@ def test_the_users_region_masks_hold_and_faults_are_named(train: Path, tmp_path:
         planner(train, {"dent": {"any": 1}}, region_masks=str(tmp_path / "empty"))
     with pytest.raises(RegionError, match=r"good-0: .*give a mask of the part in synthesize.placement.region_masks"):
         planner(train, {"dent": {"any": 1}}, region="object")
+
+
+def test_a_users_mask_that_is_not_what_is_seen_is_named(train: Path, tmp_path: Path):
+    """A bright part of 40 x 40 pixels; a mask 20 px beside it shares 800 of 2400 pixels with it."""
+    folder = tmp_path / "regions"
+    part, beside = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
+    part[40:80, 40:80] = beside[40:80, 60:100] = True
+    for n in range(3):
+        write_png(train / f"images/good-{n}.png", np.where(part, 200, 40)[..., None].repeat(3, axis=2).astype(np.uint8))
+        write_png(folder / f"good-{n}.png", beside if n == 1 else part)
+    good = read_real(train, 0).good
+    wanted = {"region": "object", "region_masks": str(folder)}
+
+    def check(**changes: object) -> None:
+        check_regions(train, good, params(**wanted, **changes).placement)
+
+    with pytest.raises(RegionError, match=r"^good-1: .*good-1\.png .* IoU of 0\.33, expected 0\.5 at least; .*region_agreement"):
+        check(region_agreement=0.5)
+    check(region_agreement=0.3)
+    check(region_agreement=None)
+    wanted["region"] = "texture"
+    check(region_agreement=0.5)
+    wanted["region"] = "object"
+    write_png(train / "images/good-1.png", np.full((*SIZE, 3), 90, np.uint8))
+    check(region_agreement=0.5)  # nothing is seen: the mask holds

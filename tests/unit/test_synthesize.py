@@ -24,13 +24,14 @@ from pipeline.generators.protocol import Request, Sampler, Synthetic
 from pipeline.images import PictureError
 from pipeline.lineage import Origin, join_rows, outcome, read_rows
 from pipeline.runlog import digest
-from pipeline.scenes import Planner, open_planner, read_targets
+from pipeline.scenes import Planner, open_planner
 from pipeline.seeds import derive_seed
 from pipeline.selection import read_real
 from pipeline.shard_making import InputsChangedError, NetworkMemoryError, ShardJob, in_thread, make_shard, open_workshop
 from pipeline.shards import CHANGED, read_shard
 from pipeline.stages import synthesize as stage
 from pipeline.stages.synthesize import synthesize
+from pipeline.wanted import read_targets
 from tests.synthesis_toy import OF_A_TYPE, SHARDS, TYPES, digests, params, selection, write_data
 
 GENERATORS = ("copy_paste", "defectfill")

@@ -14,7 +14,7 @@ from pipeline.__main__ import main
 from pipeline.params import SynthesizeParams, load_section
 from pipeline.records import read_manifest, write_json, write_manifest
 from pipeline.runlog import digest
-from pipeline.targets import Choice, Tally, TargetsError, apportion, present_counts, propose, size_bounds, size_of, tally, weights
+from pipeline.targets import Choice, Tally, TargetsError, apportion, propose, size_bounds, size_of, tally, weights
 from tests.conftest import ROOT
 from tests.detector_toy import write_prepared
 
@@ -63,9 +63,9 @@ def test_counts_are_in_proportion_and_keep_the_total():
         apportion({}, 10)
 
 
-def test_the_present_total_counts_types_with_and_without_sizes():
-    document = {"default": 24, "types": {"crack": 40, "hole": {"small": 20, "medium": 10, "large": 4}}}
-    assert present_counts(document, ["crack", "hole", "stain"]) == {"crack": 40, "hole": 34, "stain": 24}
+def test_a_type_the_data_set_does_not_have_is_refused_as_by_synthesize(project, capsys):
+    Path("data/targets.yaml").write_text("default: 30\ntypes: {rust: 4}\n")
+    assert "unknown defect types ['rust']" in refused(capsys)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from pipeline.generators.defectfill.painting import Painted, Painter, settle
 from pipeline.generators.protocol import Dropped, Request, SampleJob, Synthetic
 from pipeline.images import Mask
 from pipeline.masks.composite import apply_change, change_size, changed_region
-from pipeline.masks.crops import paint_mask, resize_mask, resize_picture
+from pipeline.masks.crops import paint_mask, resize_mask, resize_picture, resize_square
 from pipeline.params import DiffusionSamplingParams
 from pipeline.seeds import derive_seed
 from pipeline.training import torch_device
@@ -93,9 +92,7 @@ class DefectFillSampler:
         if painted.change is None:
             assert painted.early is not None, "only a low early rank leaves a candidate without a picture"
             return Dropped(painted.early)
-        change, side = painted.change, len(request.clean)
-        if side != self._side:
-            change = cv2.resize(change, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32, copy=False)
+        change = resize_square(painted.change, len(request.clean)).astype(np.float32, copy=False)
         if self._params.keep_grey and (request.clean == request.clean[..., :1]).all():
             # A grey photo stays grey: colour noise of the decoder would give synthetic crops away.
             change = np.repeat(change.mean(axis=2, keepdims=True), 3, axis=2)
