@@ -6,7 +6,7 @@ import contextlib
 import copy
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,17 +23,26 @@ def _round(value: float) -> float:
     return round(value, 6)
 
 
-def _evaluate(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: Kind, max_detections: int) -> COCOeval:
-    """A run of COCOeval; the library prints its progress, which we do not want."""
+def coco_run(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: Kind, max_detections: int) -> COCOeval | None:
+    """A run of COCOeval, from which scores and matches are read; None without results, which the library cannot load.
+
+    Args:
+        truth: COCO document; good images are in it and their false alarms count.
+        results: COCO results in the original pixels.
+        kind: "bbox" or "segm".
+        max_detections: Detections an image and class that count.
+    """
+    if not results:
+        return None
     # Results with a box take their area from it even when masks are compared, so for masks the box is left out.
     drop = {"segmentation"} if kind == "bbox" else {"bbox"}
     rows = [{k: v for k, v in row.items() if k not in drop} for row in results]
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()):  # the library prints its progress
         reference: Any = COCO()
         reference.dataset = copy.deepcopy(truth)
         reference.createIndex()
         run = COCOeval(reference, reference.loadRes(rows), kind)
-        run.params.maxDets = [1, 10, max_detections]
+        run.params.maxDets = [max_detections]
         run.evaluate()
         run.accumulate()
     return run
@@ -45,27 +54,21 @@ def _mean(precision: np.ndarray[Any, Any]) -> float | None:
     return _round(float(known.mean())) if known.size else None
 
 
-def coco_scores(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: Kind, max_detections: int) -> dict[str, Any]:
-    """COCO average precision of boxes or masks.
-
-    Args:
-        truth: COCO document; good images are in it and their false alarms count.
-        results: COCO results in the original pixels.
-        kind: "bbox" or "segm".
-        max_detections: Detections an image that count.
+def coco_scores(truth: dict[str, Any], run: COCOeval | None) -> dict[str, Any]:
+    """COCO average precision of boxes or masks, from a run on this truth.
 
     Returns:
         `map` (IoU 0.50 to 0.95), `map50`, `per_class` and `per_size` with the same two; None where there is no truth.
     """
     names = {c["id"]: c["name"] for c in truth["categories"]}
     counted = {a["category_id"] for a in truth["annotations"]}
-    if not results:
-        # The library cannot load an empty list. Sizes without truth are told apart from sizes with nothing found.
+    if run is None:
+        # Sizes without truth are told apart from sizes with nothing found.
         none = {"map": 0.0 if counted else None, "map50": 0.0 if counted else None}
         per_class = {name: {k: 0.0 if i in counted else None for k in ("map", "map50")} for i, name in names.items()}
         return {**none, "per_class": per_class, "per_size": _empty_sizes(truth)}
     # precision: (IoU thresholds, recall thresholds, classes, areas, max detections)
-    precision = _evaluate(truth, results, kind, max_detections).eval["precision"][..., -1]
+    precision = run.eval["precision"][..., -1]
     per_class = {
         name: {"map": _mean(precision[:, :, place, 0]), "map50": _mean(precision[0, :, place, 0])}
         for place, (_, name) in enumerate(sorted(names.items()))
@@ -92,9 +95,9 @@ def matched_scores(truth: dict[str, Any], results: Sequence[dict[str, Any]], max
     detections above it would make by themselves.
     """
     found: dict[int, float | None] = {a["id"]: None for a in truth["annotations"]}
-    if not results:  # the library cannot load an empty list
+    run: Any = coco_run(truth, results, "bbox", max_detections)
+    if run is None:
         return found
-    run: Any = _evaluate(truth, results, "bbox", max_detections)
     place, all_areas = list(run.params.iouThrs).index(MATCH_IOU), run.params.areaRng[0]
     for image in run.evalImgs:
         if image is not None and image["aRng"] == all_areas:
@@ -132,10 +135,23 @@ def image_auroc(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> flo
     return auroc([s for i, s in scores.items() if i in defective], [s for i, s in scores.items() if i not in defective])
 
 
-def all_scores(truth: dict[str, Any], results: Sequence[dict[str, Any]], max_detections: int, with_masks: bool) -> dict[str, Any]:
-    """Box scores, mask scores (None for a detector without masks) and image AUROC."""
+def scores_of_runs(truth: dict[str, Any], results: Sequence[dict[str, Any]], runs: Mapping[Kind, COCOeval | None]) -> dict[str, Any]:
+    """Box scores, mask scores (None without a run on masks) and image AUROC."""
     return {
-        "box": coco_scores(truth, results, "bbox", max_detections),
-        "mask": coco_scores(truth, results, "segm", max_detections) if with_masks else None,
+        "box": coco_scores(truth, runs["bbox"]),
+        "mask": coco_scores(truth, runs["segm"]) if "segm" in runs else None,
         "image_auroc": image_auroc(truth, results),
     }
+
+
+def coco_runs(
+    truth: dict[str, Any], results: Sequence[dict[str, Any]], max_detections: int, with_masks: bool
+) -> dict[Kind, COCOeval | None]:
+    """A run on boxes and, for a detector with masks, one on masks."""
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if with_masks else ("bbox",)
+    return {kind: coco_run(truth, results, kind, max_detections) for kind in kinds}
+
+
+def all_scores(truth: dict[str, Any], results: Sequence[dict[str, Any]], max_detections: int, with_masks: bool) -> dict[str, Any]:
+    """Box scores, mask scores (None for a detector without masks) and image AUROC."""
+    return scores_of_runs(truth, results, coco_runs(truth, results, max_detections, with_masks))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from detectors.metrics import all_scores, auroc, coco_scores, image_auroc, matched_scores
+from detectors.metrics import all_scores, auroc, coco_run, coco_scores, image_auroc, matched_scores
 from pipeline.labels.coco import encode_mask
 
 
@@ -37,6 +37,10 @@ def perfect():
     ]
 
 
+def box_scores(rows):
+    return coco_scores(truth(), coco_run(truth(), rows, "bbox", 100))
+
+
 def test_perfect_predictions_score_one(capsys):
     scores = all_scores(truth(), perfect(), 100, with_masks=True)
     assert scores["box"]["map"] == scores["box"]["map50"] == scores["mask"]["map"] == scores["image_auroc"] == 1.0
@@ -47,20 +51,20 @@ def test_perfect_predictions_score_one(capsys):
 
 
 def test_a_missed_class_halves_the_mean():
-    scores = coco_scores(truth(), perfect()[:1], "bbox", 100)
+    scores = box_scores(perfect()[:1])
     assert (scores["map50"], scores["per_class"]["b"]["map50"]) == (0.5, 0.0)
 
 
 def test_box_of_iou_six_tenths_counts_at_three_thresholds():
     # 10 x 10 against 6 x 10: IoU 0.6 passes 0.50, 0.55 and 0.60
     rows = [{"image_id": 1, "category_id": 1, "bbox": [5.0, 5.0, 6.0, 10.0], "score": 0.9}]
-    scores = coco_scores(truth(), rows, "bbox", 100)["per_class"]["a"]
+    scores = box_scores(rows)["per_class"]["a"]
     assert scores == {"map": pytest.approx(0.3), "map50": 1.0}
 
 
 def test_a_stronger_false_alarm_on_a_good_image_halves_precision():
     rows = [*perfect()[:1], {"image_id": 3, "category_id": 1, "bbox": [1.0, 1.0, 9.0, 9.0], "score": 0.95}]
-    assert coco_scores(truth(), rows, "bbox", 100)["per_class"]["a"]["map50"] == pytest.approx(0.5)
+    assert box_scores(rows)["per_class"]["a"]["map50"] == pytest.approx(0.5)
 
 
 def test_no_detection_at_all_scores_zero():
