@@ -10,10 +10,11 @@ import torch
 
 from detectors.datasets import DetectionData, from_manifest
 from detectors.gallery import gallery
-from detectors.match_records import match_record
+from detectors.match_records import match_record, region_f_measure
 from detectors.metrics import coco_runs, image_scores, scores_of_runs
 from detectors.model_files import ModelFileError, load_model
 from detectors.params import EvaluateParams
+from detectors.pixels import count_pixels, pixel_scores
 from detectors.predict import predict
 from detectors.protocol import Limits
 from pipeline.images import write_png
@@ -81,10 +82,17 @@ def _score(params: EvaluateParams, model: ModelFolder, data: DetectionData) -> S
     limits = Limits(params.min_score, params.max_detections)
     results = predict(trained.detector, trained.network, data, trained.card["side_px"], limits)
     runs = coco_runs(data.coco, results, params.max_detections, trained.detector.has_masks)
-    scores = scores_of_runs(data.coco, results, runs)
-    best = {"best_step": trained.card["best_step"], "val_box_map50": trained.card["val"]["box_map50"]}
-    row = {**scores, **best, "train_images": trained.card["images"]}
-    return Scored(row, results, match_record(data.coco, results, runs))
+    record = match_record(data.coco, results, runs)
+    masks = trained.detector.has_masks
+    row = {
+        **scores_of_runs(data.coco, results, runs),
+        "region_f_measure": region_f_measure(record, params.f_measure_score),
+        "pixel": pixel_scores(count_pixels(data.coco, results), params.f_measure_score) if masks else None,
+        "best_step": trained.card["best_step"],
+        "val_box_map50": trained.card["val"]["box_map50"],
+        "train_images": trained.card["images"],
+    }
+    return Scored(row, results, record)
 
 
 def _evaluate_fold(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
-from detectors.metrics import Kind, image_scores
+from detectors.metrics import Kind, image_scores, rounded
 from pipeline.matches import Ints, Matches, MatchRecord
 
 IOU = np.linspace(0.5, 0.95, 10)
@@ -72,3 +72,21 @@ def match_record(truth: dict[str, Any], results: Sequence[dict[str, Any]], runs:
         box=matches_of_run(truth, runs["bbox"]),
         mask=matches_of_run(truth, runs["segm"]) if "segm" in runs else None,
     )
+
+
+def region_f_measure(record: MatchRecord, score: float) -> dict[str, Any]:
+    """2PR / (P + R) of the boxes from `score` on, matched at IoU 0.5, over all types and for each; None without defects.
+
+    Matches are made in the order of scores, so those above any score are what the detections above it would match by themselves.
+    """
+    matches = record.box
+    called = matches.score >= score
+    right = np.bincount(matches.category[called & matches.matched[:, 0]], minlength=len(record.classes))
+    boxes = np.bincount(matches.category[called], minlength=len(record.classes))
+    truths = matches.truths.sum(axis=0)
+    per_class = {
+        name: rounded(float(2 * right[place] / (boxes[place] + truths[place]))) if truths[place] else None
+        for place, name in enumerate(record.classes)
+    }
+    whole = rounded(float(2 * right.sum() / (boxes.sum() + truths.sum()))) if truths.any() else None
+    return {"all": whole, "per_class": per_class}

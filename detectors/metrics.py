@@ -1,4 +1,4 @@
-"""COCO scores by pycocotools and image-level AUROC, for every detector from one prediction format."""
+"""COCO scores by pycocotools and image-level AUROC and AP, for every detector from one prediction format."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from scipy.stats import rankdata
+
+from detectors.rankings import Ranking, area_under_roc, average_precision, rank
 
 Kind = Literal["bbox", "segm"]
 SIZES = ("small", "medium", "large")  # COCO's areas: below 32 x 32 px, below 96 x 96 px, above; in the original photo
 MATCH_IOU = 0.5
 
 
-def _round(value: float) -> float:
-    return round(value, 6)
+def rounded(value: float | None) -> float | None:
+    """As numbers are written; None stays."""
+    return None if value is None else round(value, 6)
 
 
 def coco_run(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: Kind, max_detections: int) -> COCOeval | None:
@@ -51,7 +53,7 @@ def coco_run(truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: Kin
 def _mean(precision: np.ndarray[Any, Any]) -> float | None:
     """Mean over the entries that exist; None if no ground truth of that kind exists."""
     known = precision[precision > -1]
-    return _round(float(known.mean())) if known.size else None
+    return rounded(float(known.mean())) if known.size else None
 
 
 def coco_scores(truth: dict[str, Any], run: COCOeval | None) -> dict[str, Any]:
@@ -115,32 +117,21 @@ def image_scores(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> di
     return {image["id"]: best[image["id"]] for image in truth["images"]}
 
 
-def auroc(positive: Sequence[float], negative: Sequence[float]) -> float | None:
-    """Exact area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
-
-    Returns:
-        None if one side is empty.
-    """
-    if not positive or not negative:
-        return None
-    ranks = rankdata([*positive, *negative])
-    pairs = len(positive) * len(negative)
-    return _round((float(ranks[: len(positive)].sum()) - len(positive) * (len(positive) + 1) / 2) / pairs)
-
-
-def image_auroc(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> float | None:
-    """How well the image score tells defective images from good ones."""
+def image_ranking(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> Ranking:
+    """Defective and good images by their score."""
     defective = {a["image_id"] for a in truth["annotations"]}
     scores = image_scores(truth, results)
-    return auroc([s for i, s in scores.items() if i in defective], [s for i, s in scores.items() if i not in defective])
+    return rank([s for i, s in scores.items() if i in defective], [s for i, s in scores.items() if i not in defective])
 
 
 def scores_of_runs(truth: dict[str, Any], results: Sequence[dict[str, Any]], runs: Mapping[Kind, COCOeval | None]) -> dict[str, Any]:
-    """Box scores, mask scores (None without a run on masks) and image AUROC."""
+    """Box scores, mask scores (None without a run on masks), and how well the image score tells defective images from good ones."""
+    images = image_ranking(truth, results)
     return {
         "box": coco_scores(truth, runs["bbox"]),
         "mask": coco_scores(truth, runs["segm"]) if "segm" in runs else None,
-        "image_auroc": image_auroc(truth, results),
+        "image_auroc": rounded(area_under_roc(images)),
+        "image_ap": rounded(average_precision(images)),
     }
 
 
@@ -153,5 +144,5 @@ def coco_runs(
 
 
 def all_scores(truth: dict[str, Any], results: Sequence[dict[str, Any]], max_detections: int, with_masks: bool) -> dict[str, Any]:
-    """Box scores, mask scores (None for a detector without masks) and image AUROC."""
+    """Box scores, mask scores (None for a detector without masks), image AUROC and AP."""
     return scores_of_runs(truth, results, coco_runs(truth, results, max_detections, with_masks))
