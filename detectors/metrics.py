@@ -124,8 +124,10 @@ def image_ranking(truth: dict[str, Any], results: Sequence[dict[str, Any]]) -> R
     return rank([s for i, s in scores.items() if i in defective], [s for i, s in scores.items() if i not in defective])
 
 
-def scores_of_runs(truth: dict[str, Any], results: Sequence[dict[str, Any]], runs: Mapping[Kind, COCOeval | None]) -> dict[str, Any]:
-    """Box scores, mask scores (None without a run on masks), and how well the image score tells defective images from good ones."""
+def scores_of_runs(
+    truth: dict[str, Any], results: Sequence[dict[str, Any]], runs: Mapping[Kind, COCOeval | None]
+) -> dict[str, Any]:
+    """Box scores, mask scores (None without a run on masks), and how well the image score tells defective from good images."""
     images = image_ranking(truth, results)
     return {
         "box": coco_scores(truth, runs["bbox"]),

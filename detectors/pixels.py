@@ -16,7 +16,9 @@ from detectors.metrics import rounded
 from detectors.rankings import Floats, Ranking, area_under_roc, area_up_to, average_precision, f1_max, f_measure_at, merge
 from pipeline.labels.coco import decode_mask
 
-PRO_LIMIT = 0.3  # false-positive rate up to which overlap counts (Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021)
+PRO_LIMIT = (
+    0.3  # false-positive rate up to which overlap counts (Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021)
+)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Ranking:
 def merge(score: Floats, *counts: Floats) -> tuple[Floats, ...]:
     """Distinct scores, falling, and the sums of each of the counts at them."""
     distinct, place = np.unique(-score, return_inverse=True)
-    return -distinct, *(np.bincount(place, weights=count, minlength=len(distinct)) for count in counts)
+    return -distinct, *(np.bincount(place, count, len(distinct)).astype(np.float64) for count in counts)
 
 
 def rank(positive: Sequence[float], negative: Sequence[float]) -> Ranking:

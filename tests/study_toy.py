@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.matches import Matches, MatchRecord
+from pipeline.reporting.differences import Difference, difference, resampled_map50
+from pipeline.reporting.verdicts import judge
 
 # Test parts of magnetic-tile a type and fold, as `prepare` splits it; the last row are good parts.
 PARTS = {
@@ -61,7 +63,9 @@ def draw_scene(world: World, fold: int, rng: np.random.Generator) -> Scene:
     photo_part = np.repeat(np.arange(len(kinds)), photos)
     photo_class = np.repeat(kinds, photos)
     defects = np.where(photo_class < len(CLASSES), 1 + (rng.random(len(photo_class)) < 0.25), 0)
-    return Scene(photo_part, photo_class, np.repeat(np.arange(len(photo_part)), defects), rng.normal(0, world.part_sd, len(kinds)))
+    return Scene(
+        photo_part, photo_class, np.repeat(np.arange(len(photo_part)), defects), rng.normal(0, world.part_sd, len(kinds))
+    )
 
 
 def draw_record(world: World, arm: str, scene: Scene, rng: np.random.Generator) -> MatchRecord:
@@ -97,3 +101,14 @@ def draw_study(world: World, seed: int) -> dict[int, dict[str, MatchRecord]]:
         scene = draw_scene(world, fold, rng)
         study[fold] = {arm: draw_record(world, arm, scene, rng) for arm in world.skill}
     return study
+
+
+def judge_study(world: World, seed: int, resamples: int, confidence: float = 0.95) -> tuple[str, dict[str, Difference]]:
+    """Verdict on the arm `learned` of one study, and its differences, as the report makes them."""
+    scores: dict[str, dict[int, np.ndarray]] = {}
+    for fold, records in draw_study(world, seed).items():
+        for arm, values in resampled_map50(records, resamples, fold).items():
+            scores.setdefault(arm, {})[fold] = values
+    gaps = {name: difference(scores["learned"], scores[name], confidence) for name in ("real", "classical")}
+    found = {name: gap for name, gap in gaps.items() if gap is not None}
+    return judge({"learned": "learned"}, {"learned": found}, confidence)["learned"].word, found

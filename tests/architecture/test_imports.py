@@ -115,7 +115,8 @@ WITHOUT_TORCH = (
     "pipeline.__main__", "pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params", "pipeline.runlog",
     "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts",
     "pipeline.splits", "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation",
-    "pipeline.matches", "pipeline.reporting", "pipeline.shards", "pipeline.targets", "pipeline.stages.prepare", "pipeline.stages.label",
+    "pipeline.matches",
+    "pipeline.reporting", "pipeline.shards", "pipeline.targets", "pipeline.stages.prepare", "pipeline.stages.label",
     "pipeline.stages.report", "flows", "detectors.params", "detectors.datasets", "detectors.letterbox", "detectors.drawn",
 )  # fmt: skip
 

@@ -98,9 +98,7 @@ def test_f_measure_of_regions_counts_boxes_from_the_score_on():
     box = [2.0, 2.0, 4.0, 4.0]
     truth = {
         "images": [{"id": i, "width": SIDE, "height": SIDE, "part_id": "p"} for i in (1, 2)],
-        "annotations": [
-            {"id": i, "image_id": i, "category_id": i, "bbox": box, "area": 16.0, "iscrowd": 0} for i in (1, 2)
-        ],
+        "annotations": [{"id": i, "image_id": i, "category_id": i, "bbox": box, "area": 16.0, "iscrowd": 0} for i in (1, 2)],
         "categories": [{"id": i, "name": name} for i, name in ((1, "a"), (2, "b"), (3, "c"))],
     }
     found = [(1, 1, box, 0.9), (1, 1, [7.0, 7.0, 4.0, 4.0], 0.5), (2, 2, box, 0.2), (2, 1, box, 0.9)]
