@@ -15,6 +15,7 @@ from pipeline.records import DatasetCard, Sample, write_card, write_json, write_
 from pipeline.reporting import comparison, data_card, pictures, render
 from pipeline.shards import CandidateFate, Candidates, PartRecord, RequestRecord, write_fates, write_shard
 from pipeline.stages.report import report
+from tests.study_toy import World, draw_study
 
 CLASSES = ("hole", "scratch")
 
@@ -112,6 +113,23 @@ def test_one_fold_gives_no_verdict():
     assert found["verdict"]["headline"] == "quick look: no verdict"
     assert found["verdict"]["lines"] == []
     assert found["detectors"]["rtdetr"]["verdicts"]["defectfill"]["word"] == "not tested"
+
+
+def test_three_folds_give_a_verdict_on_the_arm_chosen_on_val():
+    world = World({"real": -0.5, "classical": -0.5, "copy_paste": 0.0, "defectfill": 1.0, "defectfill_classical": 1.0}, 0.1)
+    records = {("rtdetr", arm, fold): one for fold, many in draw_study(world, 0).items() for arm, one in many.items()}
+    rows = rows_of({arm: [0.5 if arm == "defectfill_classical" else 0.25] * 3 for arm in world.skill})
+    own = comparison.Plan(CLASSES, ("copy_paste", "defectfill"), resamples=200, confidence=0.95)
+    found = comparison.compare(rows, records, own)
+    result = found["detectors"]["rtdetr"]
+    assert set(result["verdicts"]) == {"defectfill"}  # copy_paste is a baseline
+    assert (result["verdicts"]["defectfill"]["word"], result["best_arm"]) == ("helps", "defectfill_classical")
+    assert found["verdict"]["headline"] == "defectfill helps rtdetr"
+    assert found["verdict"]["reason"].startswith("3 folds, each with its own seed.")
+    line = found["verdict"]["lines"][0]
+    assert line.startswith("defectfill with rtdetr, arm defectfill_classical: helps; +")
+    assert "points to copy_paste" in line
+    assert line.endswith("the smallest this test finds four times in five")
 
 
 def test_an_empty_evaluation_is_refused():
