@@ -18,7 +18,7 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 CONFIGURE = python -m pipeline configure --profile $(PROFILE) \
 	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid)
 
-.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling bench-synthesis bench-proof sweep concept-gallery placement-gallery lock
+.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling bench-synthesis bench-evaluation bench-studies bench-proof sweep concept-gallery placement-gallery lock
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -62,10 +62,16 @@ lint: setup  ## Style.
 types: setup  ## Types.
 	pyright
 
-bench: bench-stages $(if $(DATA),bench-embedded bench-concept bench-sampling bench-synthesis)  ## Every bar the project promises, into reports/bench/; DATA=folder of magnetic tiles.
+bench: bench-stages bench-evaluation bench-studies $(if $(DATA),bench-embedded bench-concept bench-sampling bench-synthesis)  ## Every bar the project promises, into reports/bench/; DATA=folder of magnetic tiles.
 
 bench-stages: setup
 	python -m tests.bench.stages
+
+bench-evaluation: setup  ## What scoring costs beside pycocotools itself, and a resample of the test parts.
+	OMP_NUM_THREADS=1 python -m tests.bench.evaluation
+
+bench-studies: setup  ## How often the interval over three folds is wrong, on drawn studies of known truth.
+	OMP_NUM_THREADS=1 python -m tests.bench.studies
 
 bench-embedded: setup  ## What the models in the repository are worth on real tiles; DATA=folder of magnetic tiles.
 	python -m tests.bench.embedded --data '$(DATA)'

@@ -10,12 +10,15 @@ import torch
 
 from detectors.datasets import DetectionData, from_manifest
 from detectors.gallery import gallery
-from detectors.metrics import all_scores, image_scores
+from detectors.match_records import match_record, region_f_measure
+from detectors.metrics import coco_runs, image_scores, scores_of_runs
 from detectors.model_files import ModelFileError, load_model
 from detectors.params import EvaluateParams
+from detectors.pixels import count_pixels, pixel_scores
 from detectors.predict import predict
 from detectors.protocol import Limits
 from pipeline.images import write_png
+from pipeline.matches import MATCHES, MatchRecord, record_name, write_record
 from pipeline.params import LabelParams
 from pipeline.records import fold_name, read_manifest, write_json
 from pipeline.runlog import whole_folder
@@ -63,31 +66,49 @@ def _facts(test: Path, fold: int, data: DetectionData) -> dict[str, Any]:
     }
 
 
-def _score(params: EvaluateParams, model: ModelFolder, data: DetectionData) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class Scored:
+    """One model on test: its numbers, its detections and which of them are right."""
+
+    scores: dict[str, Any]
+    results: list[dict[str, Any]]
+    record: MatchRecord
+
+
+def _score(params: EvaluateParams, model: ModelFolder, data: DetectionData) -> Scored:
     trained = load_model(model.path)
     if trained.classes != data.classes:
         raise ModelFileError(f"{model.path}: trained on classes {trained.classes}, test has {data.classes}; train it again")
     limits = Limits(params.min_score, params.max_detections)
     results = predict(trained.detector, trained.network, data, trained.card["side_px"], limits)
-    scores = all_scores(data.coco, results, params.max_detections, trained.detector.has_masks)
-    best = {"best_step": trained.card["best_step"], "val_box_map50": trained.card["val"]["box_map50"]}
-    return {**scores, **best, "train_images": trained.card["images"]}, results
+    runs = coco_runs(data.coco, results, params.max_detections, trained.detector.has_masks)
+    record = match_record(data.coco, results, runs)
+    masks = trained.detector.has_masks
+    row = {
+        **scores_of_runs(data.coco, results, runs),
+        "region_f_measure": region_f_measure(record, params.f_measure_score),
+        "pixel": pixel_scores(count_pixels(data.coco, results), params.f_measure_score) if masks else None,
+        "best_step": trained.card["best_step"],
+        "val_box_map50": trained.card["val"]["box_map50"],
+        "train_images": trained.card["images"],
+    }
+    return Scored(row, results, record)
 
 
 def _evaluate_fold(
     params: EvaluateParams, models: list[ModelFolder], data: DetectionData, facts: dict[str, Any], out: Path
 ) -> list[dict[str, Any]]:
-    """Score the models of one fold, write their predictions and the galleries."""
+    """Score the models of one fold, write their predictions, matches and the galleries."""
     rows: list[dict[str, Any]] = []
     shown: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for model in models:
-        scores, results = _score(params, model, data)
-        per_image = {str(i): s for i, s in image_scores(data.coco, results).items()}
-        rows.append(
-            {"detector": model.detector, "arm": model.arm, "fold": model.fold, **facts, **scores, "image_scores": per_image}
-        )
-        write_json(out / "predictions" / f"{model.detector}-{model.arm}-{fold_name(model.fold)}.json", results)
-        shown.setdefault(model.detector, {})[model.arm] = results
+        scored = _score(params, model, data)
+        per_image = {str(i): s for i, s in image_scores(data.coco, scored.results).items()}
+        names = {"detector": model.detector, "arm": model.arm, "fold": model.fold}
+        rows.append({**names, **facts, **scored.scores, "image_scores": per_image})
+        write_json(out / "predictions" / f"{model.detector}-{model.arm}-{fold_name(model.fold)}.json", scored.results)
+        write_record(out / MATCHES / record_name(**names), scored.record)
+        shown.setdefault(model.detector, {})[model.arm] = scored.results
     write_json(out / f"ground_truth-{fold_name(models[0].fold)}.json", data.coco)
     for detector, by_arm in shown.items():
         picture = gallery(data, by_arm, params.gallery_images, params.gallery_score)
@@ -103,7 +124,8 @@ def evaluate(params: EvaluateParams, label_params: LabelParams, models: Path, te
         label_params: Section `label`: what counts as one defect.
         models: `data/models`.
         test: `data/prepared/test`.
-        out: Gets metrics.json, ground_truth-fold-<f>.json, predictions/ (COCO results) and detections-*.png.
+        out: Gets metrics.json, ground_truth-fold-<f>.json, predictions/ (COCO results), matches/ (which detections
+            are right, see `pipeline.matches`) and detections-*.png.
     """
     torch.set_num_threads(params.threads)
     found = find_models(models)

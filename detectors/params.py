@@ -66,6 +66,7 @@ class EvaluateParams(Section):
 
     min_score: float = Field(ge=0, lt=1)
     max_detections: int = Field(ge=1)
+    f_measure_score: float = Field(ge=0, le=1)
     gallery_score: float = Field(ge=0, le=1)
     gallery_images: int = Field(ge=1)
     threads: int = Field(ge=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from ruamel.yaml import YAML
 
 from flows.graph import dvc_command, dvc_environment
 
@@ -57,15 +55,11 @@ def source_of(project: Path, copy: Path) -> list[str]:
 
 
 def set_detectors(graph: Path, detectors: Sequence[str]) -> None:
-    """Write the list of detectors into `vars` of a `dvc.yaml`."""
-    text = YAML(typ="rt")
-    text.width = 4096
-    document = text.load(graph.read_text(encoding="utf-8"))
+    """Write the list of detectors into `vars` of a copy's `dvc.yaml`; its comments are lost."""
+    document = yaml.safe_load(graph.read_text(encoding="utf-8"))
     (entry,) = (one for one in document["vars"] if "detectors" in one)
     entry["detectors"] = list(detectors)
-    buffer = io.StringIO()
-    text.dump(document, buffer)
-    graph.write_text(buffer.getvalue(), encoding="utf-8")
+    graph.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
 def reproduce_copy(folder: Path) -> None:

@@ -299,6 +299,8 @@ class ReportParams(Section):
 
     gallery_rows: int = Field(ge=1)
     candidate_rows: int = Field(ge=0)
+    resamples: int = Field(ge=100)
+    confidence: float = Field(gt=0.5, lt=1)
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -61,6 +61,8 @@ def data_card(card: DatasetCard, samples: Sequence[Sample], rows: Sequence[Mappi
         "box_truth": {"annotation": "boxes drawn by the data set's annotators", "mask": "tight boxes of mask components"}[
             card.box_truth
         ],
+        # Annotators who drew boxes drew no masks: the masks were found inside the boxes.
+        "derived_masks": card.box_truth == "annotation",
         "dropped": list(card.dropped),
         "notes": list(card.notes),
         "terms": TERMS[card.layout],

@@ -20,6 +20,13 @@ METRIC_NAMES = {
     "mask_map50": "mask mAP50",
     "mask_map": "mask mAP50-95",
     "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "pixel_pro": "PRO",
+    "region_f": "F-measure of regions",
+    "pixel_f": "F-measure of pixels",
 }
 _BAR_AREA = 420
 _LABELS = 170
@@ -117,12 +124,19 @@ def used_metrics(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [name for name in METRIC_NAMES if any(row[name] is not None for row in arms.values())]
 
 
+def metric_title(metric: str, data: Mapping[str, Any]) -> str:
+    """Name of a metric; where a data set has drawn boxes only, scores of masks say that their truth is derived."""
+    derived = data["derived_masks"] and metric.startswith(("mask_", "pixel_"))
+    return METRIC_NAMES[metric] + (" against derived masks" if derived else "")
+
+
 def _environment(*, escape: bool) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(number=number, signed=signed, interval=interval)
-    environment.globals.update(metric_names=METRIC_NAMES, used_metrics=used_metrics, bar_chart=bar_chart, baselines=BASELINES)
+    environment.filters.update(percent=lambda share: f"{share:.0%}".replace("%", " %"))
+    environment.globals.update(metric_title=metric_title, used_metrics=used_metrics, bar_chart=bar_chart, baselines=BASELINES)
     return environment
 
 

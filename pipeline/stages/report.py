@@ -9,9 +9,10 @@ from typing import Any
 
 from pipeline.images import Mask, Picture, read_rgb
 from pipeline.masks.crops import read_window
+from pipeline.matches import MATCHES, MatchRecord, read_record, record_name
 from pipeline.params import ReportParams
 from pipeline.records import DatasetCard, Sample, fold_name, read_card, read_manifest, write_json, write_text
-from pipeline.reporting.comparison import compare
+from pipeline.reporting.comparison import Plan, RecordKey, compare
 from pipeline.reporting.data_card import data_card, flatten
 from pipeline.reporting.pictures import (
     GalleryRow,
@@ -39,8 +40,9 @@ def report(params: ReportParams, data: Path, reports: Path) -> None:
     """
     rows = _metrics(reports / "eval")
     card, samples = read_card(data / "prepared" / "train"), read_manifest(data / "prepared" / "train")
-    comparison, facts = compare(rows, card.classes), data_card(card, samples, rows)
     names = order_generators([folder.name for folder in sorted((data / "selected").glob("*")) if folder.is_dir()])
+    plan = Plan(card.classes, names, params.resamples, params.confidence)
+    comparison, facts = compare(rows, _records(reports / "eval", rows), plan), data_card(card, samples, rows)
     page = Page(
         comparison=comparison,
         data=facts,
@@ -60,6 +62,15 @@ def _metrics(folder: Path) -> Sequence[Mapping[str, Any]]:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; run `python -m detectors evaluate`, or `dvc repro evaluate`")
     return json.loads(file.read_text(encoding="utf-8"))["rows"]
+
+
+def _records(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[RecordKey, MatchRecord]:
+    """Matches of every row, by detector, arm and fold."""
+    keys = [(row["detector"], row["arm"], row["fold"]) for row in rows]
+    missing = [record_name(*key) for key in keys if not (folder / MATCHES / record_name(*key)).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder / MATCHES}: {', '.join(missing)} missing; run `python -m detectors evaluate` again")
+    return {key: read_record(folder / MATCHES / record_name(*key)) for key in keys}
 
 
 def _generator(name: str, data: Path, card: DatasetCard, samples: Sequence[Sample], params: ReportParams) -> GeneratorPage:

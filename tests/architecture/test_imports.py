@@ -11,7 +11,7 @@ LOOP = ("pipeline.training", "pipeline.averaging", "pipeline.curves", "pipeline.
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "flows": (),
-    "detectors": (*FOUNDATION, *LOOP, "pipeline.labels", "pipeline.procedural", "pipeline.val_matches"),
+    "detectors": (*FOUNDATION, *LOOP, "pipeline.labels", "pipeline.matches", "pipeline.procedural", "pipeline.val_matches"),
     "pipeline": (*FOUNDATION, *LOOP),
     "pipeline.__main__": ("pipeline",),
     "pipeline.stages": ("pipeline",),
@@ -90,7 +90,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.labels": FOUNDATION,
     "pipeline.masks": FOUNDATION,
     "pipeline.similarity": (*FOUNDATION, "pipeline.masks"),
-    "pipeline.reporting": FOUNDATION,
+    "pipeline.matches": (),
+    "pipeline.reporting": (*FOUNDATION, "pipeline.matches"),
     "pipeline.diffusion": (*FOUNDATION, *LOOP, "pipeline.masks"),
     "pipeline.pretraining": (*FOUNDATION, *LOOP, "pipeline.masks", "pipeline.procedural", "pipeline.diffusion"),
     "pipeline.generators": (),
@@ -127,6 +128,7 @@ WITHOUT_TORCH = (
     "pipeline.__main__", "pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params", "pipeline.runlog",
     "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts",
     "pipeline.splits", "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation",
+    "pipeline.matches",
     "pipeline.reporting", "pipeline.shards", "pipeline.targets", "pipeline.stages.prepare", "pipeline.stages.label",
     "pipeline.stages.report", "flows", "detectors.params", "detectors.datasets", "detectors.letterbox", "detectors.drawn",
 )  # fmt: skip

@@ -13,8 +13,10 @@ from safetensors.numpy import load_file
 
 from detectors import pretrained, training
 from detectors.__main__ import main
+from pipeline.matches import read_record, record_name
 from pipeline.params import LabelParams
 from pipeline.records import read_manifest
+from pipeline.reporting.reweighting import reweighted_map
 from pipeline.stages.label import label
 from tests.detector_toy import write_prepared, write_selected
 
@@ -87,6 +89,12 @@ def test_train_and_evaluate_both_detectors(factory, capsys):
         "predictions/rtdetr-real-fold-0.json",
         "detections-yolo_seg-fold-0.png",
     } <= names
+    assert rows[0]["pixel"] is None
+    assert rows[1]["pixel"]["auroc"] is not None
+    for row in rows:
+        record = read_record(Path("reports/eval/matches") / record_name(row["detector"], row["arm"], row["fold"]))
+        again = reweighted_map(record.box, [0], np.arange(5), np.ones((1, 5)))
+        assert round(float(again[0]), 6) == row["box"]["map50"]
     first = contents("reports/eval")
     assert main(["evaluate"]) == 0
     assert contents("reports/eval") == first

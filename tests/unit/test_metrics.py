@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from detectors.metrics import all_scores, auroc, coco_scores, image_auroc, matched_scores
+from detectors.metrics import all_scores, coco_run, coco_scores, image_ranking, matched_scores
+from detectors.rankings import area_under_roc, average_precision, f1_max, f_measure_at, rank
 from pipeline.labels.coco import encode_mask
 
 
@@ -37,6 +38,10 @@ def perfect():
     ]
 
 
+def box_scores(rows):
+    return coco_scores(truth(), coco_run(truth(), rows, "bbox", 100))
+
+
 def test_perfect_predictions_score_one(capsys):
     scores = all_scores(truth(), perfect(), 100, with_masks=True)
     assert scores["box"]["map"] == scores["box"]["map50"] == scores["mask"]["map"] == scores["image_auroc"] == 1.0
@@ -47,20 +52,20 @@ def test_perfect_predictions_score_one(capsys):
 
 
 def test_a_missed_class_halves_the_mean():
-    scores = coco_scores(truth(), perfect()[:1], "bbox", 100)
+    scores = box_scores(perfect()[:1])
     assert (scores["map50"], scores["per_class"]["b"]["map50"]) == (0.5, 0.0)
 
 
 def test_box_of_iou_six_tenths_counts_at_three_thresholds():
     # 10 x 10 against 6 x 10: IoU 0.6 passes 0.50, 0.55 and 0.60
     rows = [{"image_id": 1, "category_id": 1, "bbox": [5.0, 5.0, 6.0, 10.0], "score": 0.9}]
-    scores = coco_scores(truth(), rows, "bbox", 100)["per_class"]["a"]
+    scores = box_scores(rows)["per_class"]["a"]
     assert scores == {"map": pytest.approx(0.3), "map50": 1.0}
 
 
 def test_a_stronger_false_alarm_on_a_good_image_halves_precision():
     rows = [*perfect()[:1], {"image_id": 3, "category_id": 1, "bbox": [1.0, 1.0, 9.0, 9.0], "score": 0.95}]
-    assert coco_scores(truth(), rows, "bbox", 100)["per_class"]["a"]["map50"] == pytest.approx(0.5)
+    assert box_scores(rows)["per_class"]["a"]["map50"] == pytest.approx(0.5)
 
 
 def test_no_detection_at_all_scores_zero():
@@ -78,8 +83,18 @@ def test_inputs_are_left_as_they_were():
 
 def test_auroc_by_hand():
     # pairs: 0.8 beats both; 0.5 ties with 0.5 and beats 0.1: (1 + 1 + 0.5 + 1) / 4
-    assert auroc([0.8, 0.5], [0.5, 0.1]) == 0.875
-    assert auroc([], [0.5]) is None
+    assert area_under_roc(rank([0.8, 0.5], [0.5, 0.1])) == 0.875
+    assert area_under_roc(rank([], [0.5])) is None
+
+
+def test_average_precision_and_f1_by_hand():
+    # Falling: one right; then a right and a wrong one tied; a wrong one; a right one. Recall gains a third each time.
+    ranking = rank([0.9, 0.6, 0.1], [0.6, 0.3])
+    assert average_precision(ranking) == pytest.approx((1 / 1 + 2 / 3 + 3 / 5) / 3)
+    # 2 right / (called + 3): 2/4, 4/6, 4/7, 6/8.
+    assert f1_max(ranking) == 0.75
+    assert f_measure_at(ranking, 0.6) == pytest.approx(4 / 6)
+    assert average_precision(rank([], [0.5])) is f1_max(rank([], [0.5])) is f_measure_at(rank([], [0.5]), 0.5) is None
 
 
 def test_image_score_is_the_highest_confidence():
@@ -88,7 +103,7 @@ def test_image_score_is_the_highest_confidence():
         {"image_id": 1, "category_id": 2, "bbox": [0, 0, 5, 5], "score": 0.7},
         {"image_id": 3, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.4},
     ]
-    assert image_auroc(truth(), rows) == 0.5  # 0.7 beats 0.4, 0 does not
+    assert area_under_roc(image_ranking(truth(), rows)) == 0.5  # 0.7 beats 0.4, 0 does not
 
 
 def test_a_box_is_found_by_the_best_detection_of_its_type_that_overlaps_by_half():

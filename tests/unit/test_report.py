@@ -9,11 +9,13 @@ import pytest
 
 from pipeline.images import write_png
 from pipeline.masks.crops import Window
+from pipeline.matches import Matches, MatchRecord, record_name, write_record
 from pipeline.params import ReportParams
 from pipeline.records import DatasetCard, Sample, write_card, write_json, write_manifest
 from pipeline.reporting import comparison, data_card, pictures, render
 from pipeline.shards import CandidateFate, Candidates, PartRecord, RequestRecord, write_fates, write_shard
 from pipeline.stages.report import report
+from tests.study_toy import World, draw_study
 
 CLASSES = ("hole", "scratch")
 
@@ -39,6 +41,10 @@ def eval_row(detector: str, arm: str, fold: int, box: float, *, masks: bool = Fa
         "box": scores,
         "mask": scores if masks else None,
         "image_auroc": 0.75,
+        "image_ap": 0.875,
+        "region_f_measure": {"all": 0.5, "per_class": {"hole": 0.5, "scratch": None}},
+        "pixel": {"auroc": 0.9, "ap": 0.4, "f1_max": 0.45, "pro": 0.6, "f_measure": 0.3} if masks else None,
+        "val_box_map50": box,
     }
 
 
@@ -46,24 +52,24 @@ def rows_of(values: dict[str, list[float]], detector: str = "rtdetr") -> list[di
     return [eval_row(detector, arm, fold, value) for arm, many in values.items() for fold, value in enumerate(many)]
 
 
+def record(found: int, parts: int = 4) -> MatchRecord:
+    """Holes on as many parts, one a photo; the first ones are found, the others missed. No false alarm."""
+    rows = np.arange(found)
+    truths = np.stack([np.ones(parts, int), np.zeros(parts, int)], axis=1)
+    matches = Matches(rows, np.zeros(found, int), np.full(found, 0.9), np.ones((found, 1), bool), truths)
+    names = np.array([f"p{i}" for i in range(parts)])
+    return MatchRecord(CLASSES, np.array([0.5]), np.arange(1, parts + 1), names, np.zeros(parts), matches, None)
+
+
+def records_of(found: dict[str, list[int]], detector: str = "rtdetr") -> dict[tuple[str, str, int], MatchRecord]:
+    return {(detector, arm, fold): record(count) for arm, many in found.items() for fold, count in enumerate(many)}
+
+
+def plan(*generators: str) -> comparison.Plan:
+    return comparison.Plan(CLASSES, generators, resamples=200, confidence=0.95)
+
+
 # --- numbers ---------------------------------------------------------------------------------------------------------------
-
-
-def test_paired_interval_of_three_folds_is_the_textbook_one():
-    # Differences 0.1, 0.2, 0.3: mean 0.2, s = 0.1, t(0.975, 2) = 4.302653, reach = 4.302653 * 0.1 / sqrt(3) = 0.248414.
-    gap = comparison.paired_difference({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.5, 2: 0.6})
-    assert gap == comparison.Difference(mean=0.2, low=-0.048414, high=0.448414, folds=3)
-
-
-def test_paired_interval_of_two_folds():
-    # Differences 0.1 and 0.3: mean 0.2, s = 0.141421, t(0.975, 1) = 12.706205, reach = 12.706205 * 0.1 = 1.270620.
-    gap = comparison.paired_difference({0: 0.1, 1: 0.3}, {0: 0.0, 1: 0.0})
-    assert gap == comparison.Difference(mean=0.2, low=-1.07062, high=1.47062, folds=2)
-
-
-def test_only_folds_of_both_arms_count_and_one_fold_has_no_interval():
-    assert comparison.paired_difference({0: 0.5, 1: 0.9}, {0: 0.25}) == comparison.Difference(0.25, None, None, 1)
-    assert comparison.paired_difference({0: 0.5}, {1: 0.25}) is None
 
 
 def test_arms_baselines_first_then_by_name():
@@ -77,33 +83,64 @@ def test_means_skip_what_is_missing():
 
 
 def test_comparison_of_two_folds():
-    result = comparison.compare(rows_of({"real": [0.25, 0.5], "defectfill": [0.5, 0.75]}), CLASSES)
+    rows = rows_of({"real": [0.25, 0.5], "defectfill": [0.5, 0.75]})
+    result = comparison.compare(rows, records_of({"real": [1, 2], "defectfill": [2, 3]}), plan("defectfill"))
     arms = result["detectors"]["rtdetr"]["arms"]
     assert arms["real"]["box_map50"] == 0.375
     assert arms["defectfill"]["box_map"] == 0.3125
-    assert arms["real"]["mask_map50"] is None
+    assert arms["real"]["mask_map50"] is arms["real"]["pixel_pro"] is None
+    assert (arms["real"]["image_ap"], arms["real"]["region_f"]) == (0.875, 0.5)
     assert arms["real"]["by_fold"] == {"0": 0.25, "1": 0.5}
     assert arms["real"]["per_class"] == {"hole": 0.375, "scratch": None}
-    differences = result["detectors"]["rtdetr"]["differences"]
-    assert differences == {"defectfill": {"real": {"mean": 0.25, "low": 0.25, "high": 0.25, "folds": 2}}}
+    gap = result["detectors"]["rtdetr"]["differences"]["defectfill"]["real"]
+    # One of four found serves 26 of 101 recall thresholds, two serve 51, three 76: a gain of 25 / 101 on both folds.
+    assert gap["mean"] == round(25 / 101, 6)
+    assert gap["low"] < gap["mean"] < gap["high"]
+    assert result["detectors"]["rtdetr"]["verdicts"]["defectfill"]["word"] == "not tested"  # there is no `classical`
 
 
 def test_baselines_are_compared_with_each_other_but_not_with_themselves():
-    result = comparison.compare(rows_of({"real": [0.25], "classical": [0.5]}), CLASSES)
+    rows = rows_of({"real": [0.25], "classical": [0.5]})
+    result = comparison.compare(rows, records_of({"real": [1], "classical": [2]}), plan())
     differences = result["detectors"]["rtdetr"]["differences"]
-    assert differences["real"]["classical"]["mean"] == -0.25
+    assert differences["real"]["classical"]["mean"] == -round(25 / 101, 6)
     assert set(differences["classical"]) == {"real"}
 
 
-def test_one_fold_gives_no_verdict_and_neither_do_three():
-    assert comparison.verdict(1)["headline"] == "quick look: no verdict"
-    assert comparison.verdict(3)["headline"] == "3 folds: no verdict yet"
-    assert "bootstrap over test parts that a verdict rests on is not built yet" in comparison.verdict(3)["reason"]
+def test_one_fold_gives_no_verdict():
+    rows = rows_of({"real": [0.25], "classical": [0.25], "defectfill": [0.5]})
+    found = comparison.compare(rows, records_of({"real": [1], "classical": [1], "defectfill": [2]}), plan("defectfill"))
+    assert found["verdict"]["headline"] == "quick look: no verdict"
+    assert found["verdict"]["lines"] == []
+    assert found["detectors"]["rtdetr"]["verdicts"]["defectfill"]["word"] == "not tested"
+
+
+def test_three_folds_give_a_verdict_on_the_arm_chosen_on_val():
+    world = World({"real": -0.5, "classical": -0.5, "copy_paste": 0.0, "defectfill": 1.0, "defectfill_classical": 1.0}, 0.1)
+    records = {("rtdetr", arm, fold): one for fold, many in draw_study(world, 0).items() for arm, one in many.items()}
+    rows = rows_of({arm: [0.5 if arm == "defectfill_classical" else 0.25] * 3 for arm in world.skill})
+    own = comparison.Plan(CLASSES, ("copy_paste", "defectfill"), resamples=200, confidence=0.95)
+    found = comparison.compare(rows, records, own)
+    result = found["detectors"]["rtdetr"]
+    assert set(result["verdicts"]) == {"defectfill"}  # copy_paste is a baseline
+    assert (result["verdicts"]["defectfill"]["word"], result["best_arm"]) == ("helps", "defectfill_classical")
+    assert found["verdict"]["headline"] == "defectfill helps rtdetr"
+    assert found["verdict"]["reason"].startswith("3 folds, each with its own seed.")
+    line = found["verdict"]["lines"][0]
+    assert line.startswith("defectfill with rtdetr, arm defectfill_classical: helps; +")
+    assert "points to copy_paste" in line
+    assert line.endswith("the smallest this test finds four times in five")
 
 
 def test_an_empty_evaluation_is_refused():
     with pytest.raises(ValueError, match="no row; run `evaluate` again"):
-        comparison.compare([], CLASSES)
+        comparison.compare([], {}, plan())
+
+
+def test_masks_that_nobody_drew_are_named_so():
+    assert render.metric_title("mask_map50", {"derived_masks": True}) == "mask mAP50 against derived masks"
+    assert render.metric_title("box_map50", {"derived_masks": True}) == "box mAP50"
+    assert render.metric_title("pixel_pro", {"derived_masks": False}) == "PRO"
 
 
 # --- data ------------------------------------------------------------------------------------------------------------------
@@ -176,7 +213,9 @@ def test_boxes_are_half_open_corners_by_file_name():
 
 
 def test_bars_are_drawn_to_scale():
-    arms = comparison.compare(rows_of({"real": [0.2, 0.4], "defectfill": [0.4, 0.4]}), CLASSES)["detectors"]["rtdetr"]["arms"]
+    records = records_of({"real": [1, 2], "defectfill": [2, 2]})
+    found = comparison.compare(rows_of({"real": [0.2, 0.4], "defectfill": [0.4, 0.4]}), records, plan())
+    arms = found["detectors"]["rtdetr"]["arms"]
     chart = render.bar_chart("rtdetr", arms)
     # The axis ends at 0.4, the next tenth at or above the largest value: 0.3 is three quarters of 420.
     assert [bar.width for bar in chart.bars] == [315.0, 420.0]
@@ -220,6 +259,10 @@ def project(tmp_path: Path) -> Path:
     write_json(tmp_path / "data" / "labelled" / "defectfill" / "fold-0" / "annotations.json", coco)
     rows = [*rows_of({"real": [0.25], "defectfill": [0.5]}), eval_row("yolo_seg", "real", 0, 0.125, masks=True)]
     write_json(tmp_path / "reports" / "eval" / "metrics.json", {"rows": rows})
+    for (detector, arm, fold), one in (
+        records_of({"real": [1], "defectfill": [2]}) | records_of({"real": [1]}, "yolo_seg")
+    ).items():
+        write_record(tmp_path / "reports" / "eval" / "matches" / record_name(detector, arm, fold), one)
     write_png(tmp_path / "reports" / "eval" / "detections-rtdetr-fold-0.png", clean)
     return tmp_path
 
@@ -248,16 +291,16 @@ def write_candidates(folder: Path, selected: Path, clean: np.ndarray, mask: np.n
 
 
 def run(project: Path) -> dict[str, str]:
-    report(ReportParams(gallery_rows=4, candidate_rows=2), project / "data", project / "reports")
+    report(ReportParams(gallery_rows=4, candidate_rows=2, resamples=100, confidence=0.95), project / "data", project / "reports")
     return {kind: (project / "reports" / f"comparison.{kind}").read_text(encoding="utf-8") for kind in ("json", "md", "html")}
 
 
 def test_report_holds_the_numbers_in_all_three_forms(project: Path):
     texts = run(project)
     assert json.loads(texts["json"])["detectors"]["rtdetr"]["arms"]["defectfill"]["box_map50"] == 0.5
-    assert "| defectfill | 0.500 | 0.250 | 0.750 |" in texts["md"]
-    assert "| defectfill | +0.250 (one fold: no interval) | – | – |" in texts["md"]
-    assert "<td>defectfill</td><td>0.500</td><td>0.250</td><td>0.750</td>" in texts["html"]
+    assert "| defectfill | 0.500 | 0.250 | 0.750 | 0.875 | 0.500 |" in texts["md"]
+    assert "| defectfill | +0.248 (one fold: no interval) | – | – |" in texts["md"]
+    assert "<td>defectfill</td><td>0.500</td><td>0.250</td><td>0.750</td><td>0.875</td><td>0.500</td>" in texts["html"]
     for text in texts.values():
         assert "quick look: no verdict" in text
 
@@ -291,6 +334,14 @@ def test_same_inputs_give_the_same_bytes(project: Path):
 def test_report_names_the_stage_whose_output_is_missing(project: Path):
     (project / "reports" / "eval" / "metrics.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"metrics\.json is missing; run `python -m detectors evaluate`"):
+        run(project)
+
+
+def test_report_names_the_records_that_are_missing(project: Path):
+    (project / "reports" / "eval" / "matches" / "rtdetr-defectfill-fold-0.npz").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"rtdetr-defectfill-fold-0\.npz missing; run `python -m detectors evaluate` again"
+    ):
         run(project)
 
 
