@@ -29,7 +29,7 @@ from detectors.metrics import MATCH_IOU, all_scores, matched_scores
 from detectors.model_files import VAL_MATCHES, save_model
 from detectors.params import TrainParams
 from detectors.predict import predict, to_tensor
-from detectors.pretrained import embed
+from detectors.pretrained import first_weights
 from detectors.protocol import Limits
 from detectors.session import Session, fresh_network, open_session, validation_row, weight_groups
 from pipeline.params import LabelParams
@@ -108,9 +108,10 @@ class Fitted:
 
 def start_session(params: TrainParams, name: str, classes: Sequence[str], seed: int) -> tuple[Session, dict[str, Any]]:
     """The same start in every arm, pre-trained or random, with the facts of it for the card."""
-    network = fresh_network(name, len(classes), seed)
-    start = embed(name, network, classes) if params.start == "embedded" else {"kind": "scratch"}
-    return open_session(name, len(classes), network, params.ema_decay), start
+    variant = params.tuning(name).architecture
+    network = fresh_network(name, variant, len(classes), seed)
+    start = first_weights(params, name, network, classes)
+    return open_session(name, variant, len(classes), network, params.ema_decay), start
 
 
 def _losses_at(
@@ -249,7 +250,9 @@ def train_arm(
     torch.set_num_threads(params.threads)
     inputs = [Path(__file__).parent, prepared / "train", prepared / "val", *([labelled] if arm.generator and labelled else [])]
     label_section = label_params.model_dump(mode="json")
-    key = (params.model_dump(mode="json"), label_section, detector, arm_name, *inputs)
+    weights = params.tuning(detector).weights
+    own_start = [Path(weights)] if weights is not None else []
+    key = (params.model_dump(mode="json"), label_section, detector, arm_name, *inputs, *own_start)
     read = dict(zip(("train", "val", "labelled"), map(digest, inputs[1:]), strict=False))
     with resumable_output(out, *key) as work:
         for fold, building in unfinished(work, read_card(prepared / "train").folds):
