@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from detectors.arms import UnknownNameError, arm_names, check_name, parse_arm
 from detectors.params import EvaluateParams, MixParams, PretrainDetectorParams, Recipe, TrainParams
-from detectors.protocol import DETECTORS
+from detectors.protocol import DETECTORS, EMBEDDED
 from pipeline.params import LabelParams, ParamsError, load_section
 
 PARAMS = Path("params.yaml")
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--test", type=Path, default=Path("data/prepared/test"), help="the test set")
     evaluate.add_argument("--out", type=Path, default=Path("reports/eval"), help="where scores go")
     pretrain = commands.add_parser("pretrain", parents=[common], help="make the weights of `train.start: embedded`")
-    pretrain.add_argument("--detector", required=True, help=", ".join(DETECTORS))
+    pretrain.add_argument("--detector", required=True, help=", ".join(EMBEDDED))
     pretrain.add_argument("--out", type=Path, help="default detectors/weights/<detector>")
     pretrain.add_argument("--work", type=Path, help="checkpoint to resume from; default .work/pretrain-<detector>")
     pretrain.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the network learns")
@@ -92,7 +92,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _pretrain(args: argparse.Namespace) -> None:
-    check_name(args.detector, DETECTORS, "detector")
+    check_name(args.detector, EMBEDDED, "detector with embedded weights")
     params = load_section("pretrain_detector", PretrainDetectorParams, args.params or PRETRAIN_PARAMS)
     out = args.out or Path("detectors/weights") / args.detector
     work = args.work or Path(".work") / f"pretrain-{args.detector}"

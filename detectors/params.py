@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.params import LabelParams, Range, Section
 
@@ -17,6 +17,44 @@ class DetectorTuning(Section):
     """What may differ between two detectors, but never between two arms."""
 
     lr_scale: float = Field(gt=0)
+    architecture: str
+    weights: str | None
+
+
+class RtDetrTuning(DetectorTuning):
+    """RT-DETR of ultralytics."""
+
+    architecture: Literal["compact", "rtdetr-l", "rtdetr-x"]
+
+
+class YoloSegTuning(DetectorTuning):
+    """YOLO-seg of ultralytics."""
+
+    architecture: Literal["compact", "yolo11n-seg", "yolo11s-seg", "yolo11m-seg", "yolo11l-seg", "yolo11x-seg"]
+
+
+class UnshippedTuning(DetectorTuning):
+    """A detector without weights in the repository: `train.start` says nothing about it."""
+
+    start: Literal["scratch", "file"]
+
+    @model_validator(mode="after")
+    def _possible(self) -> UnshippedTuning:
+        if (self.start == "file") != (self.weights is not None):
+            raise ValueError(f"start: {self.start} and weights: {self.weights} contradict each other; a file needs a path")
+        return self
+
+
+class RtDetrV2Tuning(UnshippedTuning):
+    """RT-DETRv2 of transformers."""
+
+    architecture: Literal["compact"]
+
+
+class DeepLabV3Tuning(UnshippedTuning):
+    """DeepLabV3 of torchvision; the architecture is its backbone."""
+
+    architecture: Literal["resnet50", "resnet101", "mobilenet_v3_large"]
 
 
 class TrainParams(Section):
@@ -36,12 +74,19 @@ class TrainParams(Section):
     min_score: float = Field(ge=0, lt=1)
     max_detections: int = Field(ge=1)
     threads: int = Field(ge=1)
-    rtdetr: DetectorTuning
-    yolo_seg: DetectorTuning
+    rtdetr: RtDetrTuning
+    yolo_seg: YoloSegTuning
+    rtdetr_v2: RtDetrV2Tuning
+    deeplabv3: DeepLabV3Tuning
 
     def tuning(self, detector: str) -> DetectorTuning:
         """The detector's own sub-section."""
-        return {"rtdetr": self.rtdetr, "yolo_seg": self.yolo_seg}[detector]
+        return {
+            "rtdetr": self.rtdetr,
+            "yolo_seg": self.yolo_seg,
+            "rtdetr_v2": self.rtdetr_v2,
+            "deeplabv3": self.deeplabv3,
+        }[detector]
 
 
 class MixParams(Section):

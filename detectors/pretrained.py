@@ -1,4 +1,7 @@
-"""The embedded start: weights pre-trained on drawn defects, checked by hash and taken over for a user's classes."""
+"""What a training starts from: weights pre-trained on drawn defects, a local file, or chance.
+
+The pre-trained ones are checked by hash and fitted to a user's classes.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,10 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from detectors.local_weights import adopt
 from detectors.model_files import ARCHITECTURE, CLASSES, WEIGHTS
-from detectors.protocol import DETECTORS
+from detectors.params import TrainParams
+from detectors.protocol import COMPACT, DETECTORS, EMBEDDED
 from pipeline.weight_cards import WeightsError, verified_card
 
 ROOT = Path(__file__).parent / "weights"
@@ -40,7 +45,7 @@ def _check_architecture(name: str, folder: Path) -> None:
     """Compare the pre-trained architecture with ours at its number of classes."""
     path = folder / ARCHITECTURE
     found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if rows := _differences(DETECTORS[name]().architecture(found["nc"]), found):
+    if rows := _differences(DETECTORS[name]().architecture(found["nc"], COMPACT), found):
         raise WeightsError(
             f"{path} is not detectors/architectures/{name}.yaml ({'; '.join(rows[:3])}); the weights were pre-trained for "
             f"another network: {_way_out(name)}"
@@ -79,7 +84,7 @@ def embed(name: str, network: nn.Module, classes: Sequence[str]) -> dict[str, An
     A class head of fresh weights would have to learn from a few photos what a defect is at all.
 
     Args:
-        name: A name of `DETECTORS`.
+        name: A name of `EMBEDDED`.
         network: Built for the user's classes, with fresh weights; changed in place.
         classes: Names of the user's defect types, in the order of the network's classes.
 
@@ -104,3 +109,33 @@ def embed(name: str, network: nn.Module, classes: Sequence[str]) -> dict[str, An
             # The inner width of YOLO's class branch grows with the classes once there are more of them than channels.
             fresh += 1
     return {"kind": "embedded", "sha256": digest, "tensors": len(own) - fresh, "fresh_tensors": fresh, "class_starts": starts}
+
+
+def first_weights(params: TrainParams, name: str, network: nn.Module, classes: Sequence[str]) -> dict[str, Any]:
+    """Give a fresh network the weights its parameters name: a local file, the embedded ones, or those it has.
+
+    Args:
+        params: Section `train`.
+        name: A name of `DETECTORS`.
+        network: Built for the user's classes, with fresh weights; changed in place.
+        classes: As in `embed`.
+
+    Returns:
+        Facts for the card; `kind` is `file`, `embedded` or `scratch`, the last with its reason.
+
+    Raises:
+        WeightsError: If the file or the embedded weights do not fit, see `adopt` and `embed`.
+    """
+    tuning = params.tuning(name)
+    if tuning.weights is not None:
+        return adopt(name, DETECTORS[name](), network, Path(tuning.weights))
+    if name not in EMBEDDED:
+        return {"kind": "scratch", "reason": f"train.{name}.start is scratch; {name} has no weights in the repository"}
+    if params.start == "scratch":
+        return {"kind": "scratch", "reason": "train.start is scratch"}
+    if tuning.architecture != COMPACT:
+        raise WeightsError(
+            f"the embedded weights of {name} are of architecture {COMPACT}, train.{name}.architecture is {tuning.architecture}: "
+            f"give a local file as train.{name}.weights, or set `train.start: scratch` in params.yaml"
+        )
+    return embed(name, network, classes)

@@ -20,7 +20,7 @@ from detectors.metrics import all_scores
 from detectors.model_files import HISTORY, WEIGHTS, history_csv, save_network, to_half
 from detectors.params import PretrainDetectorParams
 from detectors.predict import detect, to_results, to_tensor
-from detectors.protocol import DETECTORS, Limits
+from detectors.protocol import COMPACT, DETECTORS, Limits
 from detectors.session import Session, fresh_network, open_session, validation_row, weight_groups
 from pipeline.records import write_json, write_text
 from pipeline.runlog import claim_folder, whole_folder
@@ -160,7 +160,7 @@ def pretrain(params: PretrainDetectorParams, name: str, out: Path, work: Path, d
 
     Args:
         params: Section `pretrain_detector`.
-        name: A name of `DETECTORS`.
+        name: A name of `EMBEDDED`.
         out: Gets weights.safetensors (float16), architecture.yaml, classes.json, history.csv and card.json.
         work: Holds the checkpoint and the validations so far; deleted at the end.
         device: `cpu` or `cuda`.
@@ -174,8 +174,8 @@ def pretrain(params: PretrainDetectorParams, name: str, out: Path, work: Path, d
     """
     place = pick_device(device)
     torch.set_num_threads(params.threads)
-    network = fresh_network(name, len(CLASSES), params.seed).to(place)
-    session = open_session(name, len(CLASSES), network, params.ema_decay)
+    network = fresh_network(name, COMPACT, len(CLASSES), params.seed).to(place)
+    session = open_session(name, COMPACT, len(CLASSES), network, params.ema_decay)
     claim_folder(work, {**recipe_of(params, name), "architecture": session.architecture, "classes": list(CLASSES)})
     with Supply(params.drawing, params.seed, params.tuning(name).steps, params.workers) as supply:
         jobs = validation_jobs(params.drawing, params.seed, params.validation_pictures)

@@ -44,9 +44,11 @@ class Detector(Protocol):
     """An architecture with its own loss and its own decoding; loop, data, metrics and files are the project's."""
 
     has_masks: bool
+    file_prefixes: tuple[tuple[str, str], ...]
+    """How a local weight file may name tensors: (prefix in the file, prefix in the network)."""
 
-    def architecture(self, class_count: int) -> dict[str, Any]:
-        """The resolved architecture, as saved beside the weights."""
+    def architecture(self, class_count: int, variant: str) -> dict[str, Any]:
+        """The resolved architecture of one variant (`train.<detector>.architecture`), as saved beside the weights."""
         ...
 
     def build(self, architecture: dict[str, Any]) -> nn.Module:
@@ -75,4 +77,12 @@ class Detector(Protocol):
 DETECTORS: dict[str, Callable[[], Detector]] = {
     "rtdetr": lambda: import_module("detectors.rtdetr").RtDetr(),
     "yolo_seg": lambda: import_module("detectors.yolo_seg").YoloSeg(),
+    "rtdetr_v2": lambda: import_module("detectors.rtdetr_v2").RtDetrV2(),
+    "deeplabv3": lambda: import_module("detectors.deeplabv3").DeepLabV3(),
 }
+
+COMPACT = "compact"
+"""The variant made for few photos and a CPU."""
+
+EMBEDDED = ("rtdetr", "yolo_seg")
+"""Those whose compact variant was pre-trained by the project, with weights in the repository."""

@@ -26,17 +26,17 @@ class Session:
     best: Best
 
 
-def fresh_network(name: str, class_count: int, seed: int) -> nn.Module:
-    """A network with random weights; they depend on detector, classes and seed only, so every arm starts alike."""
+def fresh_network(name: str, variant: str, class_count: int, seed: int) -> nn.Module:
+    """A network with random weights; they depend on detector, variant, classes and seed only, so every arm starts alike."""
     detector = DETECTORS[name]()
     torch.manual_seed(derive_seed(seed, "initial weights", name))
-    return detector.build(detector.architecture(class_count))
+    return detector.build(detector.architecture(class_count, variant))
 
 
-def open_session(name: str, class_count: int, network: nn.Module, ema_decay: float) -> Session:
+def open_session(name: str, variant: str, class_count: int, network: nn.Module, ema_decay: float) -> Session:
     """Start from the network's present weights, on its device."""
     detector = DETECTORS[name]()
-    architecture = detector.architecture(class_count)
+    architecture = detector.architecture(class_count, variant)
     twin = detector.build(architecture).to(next(network.parameters()).device)
     return Session(detector, architecture, network, twin, Ema(network, ema_decay), Best())
 

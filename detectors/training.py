@@ -20,7 +20,7 @@ from detectors.metrics import MATCH_IOU, all_scores, matched_scores
 from detectors.model_files import save_model
 from detectors.params import Recipe, TrainParams
 from detectors.predict import predict, to_tensor
-from detectors.pretrained import embed
+from detectors.pretrained import first_weights
 from detectors.protocol import Limits
 from detectors.session import Session, fresh_network, open_session, validation_row, weight_groups
 from pipeline.params import LabelParams
@@ -100,9 +100,10 @@ class Fitted:
 
 def start_session(params: TrainParams, name: str, classes: Sequence[str], seed: int) -> tuple[Session, dict[str, Any]]:
     """The same start in every arm, pre-trained or random, with the facts of it for the card."""
-    network = fresh_network(name, len(classes), seed)
-    start = embed(name, network, classes) if params.start == "embedded" else {"kind": "scratch"}
-    return open_session(name, len(classes), network, params.ema_decay), start
+    variant = params.tuning(name).architecture
+    network = fresh_network(name, variant, len(classes), seed)
+    start = first_weights(params, name, network, classes)
+    return open_session(name, variant, len(classes), network, params.ema_decay), start
 
 
 def losses_at(recipe: Recipe, session: Session, side_px: int, batches: Batches) -> Callable[[int], dict[str, Tensor]]:
@@ -256,7 +257,9 @@ def train_arm(recipe: Recipe, detector: str, arm_name: str, prepared: Path, labe
     torch.set_num_threads(recipe.train.threads)
     inputs = [Path(__file__).parent, prepared / "train", prepared / "val", *([labelled] if arm.generator and labelled else [])]
     label_section = recipe.label.model_dump(mode="json")
-    key = (settings(recipe, arm), label_section, detector, arm_name, *inputs)
+    weights = recipe.train.tuning(detector).weights
+    own_start = [Path(weights)] if weights is not None else []
+    key = (settings(recipe, arm), label_section, detector, arm_name, *inputs, *own_start)
     read = dict(zip(("train", "val", "labelled"), map(digest, inputs[1:]), strict=False))
     with resumable_output(out, *key) as work:
         for fold, building in unfinished(work, read_card(prepared / "train").folds):

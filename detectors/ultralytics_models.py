@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,22 +28,26 @@ os.environ.setdefault("YOLO_CONFIG_DIR", str(_ROOT / ".ultralytics"))
 _OPEN, _SAVE = Image.open, torch.save
 
 import torchvision  # noqa: E402, F401  (its exact NMS is used only if it is imported before)
-from ultralytics.nn.tasks import RTDETRDetectionModel, SegmentationModel  # noqa: E402
+import ultralytics  # noqa: E402
+from ultralytics.nn.tasks import RTDETRDetectionModel, SegmentationModel, guess_model_scale  # noqa: E402
 from ultralytics.utils.nms import non_max_suppression  # noqa: E402
 from ultralytics.utils.ops import process_mask, xywh2xyxy  # noqa: E402
 
 Image.open, torch.save = _OPEN, _SAVE
 
+from detectors.adapter_parts import centre_boxes  # noqa: E402
 from detectors.datasets import Target  # noqa: E402
 from detectors.letterbox import resize  # noqa: E402
 
 __all__ = ["RTDETRDetectionModel", "SegmentationModel", "non_max_suppression", "process_mask", "xywh2xyxy"]
 
 
-def read_architecture(name: str, class_count: int) -> dict[str, Any]:
-    """Our YAML file `architectures/<name>.yaml` with the number of classes filled in."""
-    path = Path(__file__).parent / "architectures" / f"{name}.yaml"
-    return {"nc": class_count, **yaml.safe_load(path.read_text(encoding="utf-8"))}
+def library_architecture(variant: str, class_count: int) -> dict[str, Any]:
+    """The library's own YAML of, say, `rtdetr-l` or `yolo11s-seg`, with its scale and the number of classes filled in."""
+    sizes = re.sub(r"^(yolo\d+)[nsmlx]", r"\1", variant)  # one file holds all sizes of a YOLO
+    path = next((Path(ultralytics.__file__).parent / "cfg" / "models").rglob(f"{sizes}.yaml"))
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {**found, "nc": class_count, "scale": guess_model_scale(variant) or next(iter(found["scales"]))}
 
 
 def build_model(kind: Any, architecture: dict[str, Any]) -> nn.Module:
@@ -55,12 +60,10 @@ def to_batch(pictures: Tensor, targets: Sequence[Sequence[Target]], mask_px: int
     side = pictures.shape[-1]
     owner = [i for i, found in enumerate(targets) for _ in found]
     flat = [t for found in targets for t in found]
-    corners = torch.tensor([t.box for t in flat], dtype=torch.float32).reshape(-1, 4)
-    boxes = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], 1) / side
     batch = {
         "batch_idx": torch.tensor(owner, dtype=torch.float32),
         "cls": torch.tensor([t.category for t in flat], dtype=torch.float32).reshape(-1, 1),
-        "bboxes": boxes,
+        "bboxes": centre_boxes(flat, side),
     }
     if mask_px is not None:
         batch["masks"] = torch.from_numpy(_masks(flat, side, mask_px))

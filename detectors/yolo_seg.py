@@ -1,4 +1,4 @@
-"""Adapter: a narrow YOLO11-seg from ultralytics' model class, loss, NMS and mask assembly."""
+"""Adapter: YOLO11-seg, narrow or as published, from ultralytics' model class, loss, NMS and mask assembly."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from detectors.adapter_parts import read_architecture
 from detectors.datasets import Target
-from detectors.protocol import Found, Limits
+from detectors.protocol import COMPACT, Found, Limits
 from detectors.ultralytics_models import (
     SegmentationModel,
     build_model,
+    library_architecture,
     non_max_suppression,
     process_mask,
-    read_architecture,
     to_batch,
 )
 
-PROTO_STRIDE = 2  # prototypes are drawn at twice the resolution of the finest map (stride 4)
 NMS_IOU = 0.6
 # The library's gains (its defaults), and one mask an instance: overlapping defects of two types must not hide each other.
 GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, overlap_mask=False)
@@ -31,9 +31,10 @@ class YoloSeg:
     """Boxes and masks."""
 
     has_masks = True
+    file_prefixes = (("", ""),)
 
-    def architecture(self, class_count: int) -> dict[str, Any]:  # noqa: D102
-        return read_architecture("yolo_seg", class_count)
+    def architecture(self, class_count: int, variant: str) -> dict[str, Any]:  # noqa: D102
+        return read_architecture("yolo_seg", class_count) if variant == COMPACT else library_architecture(variant, class_count)
 
     def build(self, architecture: dict[str, Any]) -> nn.Module:  # noqa: D102
         network: Any = build_model(SegmentationModel, architecture)
@@ -44,7 +45,9 @@ class YoloSeg:
         return re.search(r"\.cv3\.\d+\.2\.", name) is not None
 
     def losses(self, network: nn.Module, pictures: Tensor, targets: Sequence[Sequence[Target]]) -> dict[str, Tensor]:  # noqa: D102
-        batch = to_batch(pictures, targets, mask_px=pictures.shape[-1] // PROTO_STRIDE)
+        # Prototypes are drawn at twice the resolution of the finest map.
+        proto_stride = int(network.model[-1].stride[0]) // 2  # pyright: ignore
+        batch = to_batch(pictures, targets, mask_px=pictures.shape[-1] // proto_stride)
         parts, named = network.loss(batch)  # pyright: ignore[reportCallIssue]
         return {"loss": parts.sum() / len(pictures), **{k: v for k, v in named.items() if k != "sem_loss"}}
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
+from detectors.protocol import DETECTORS, EMBEDDED
 from tests.architecture.stage_code import DRAWN, Stage, covers, files_run, shortest_deps, stages
 from tests.conftest import ROOT
 
@@ -57,3 +60,19 @@ def test_drawn_data_depends_on_the_code_that_draws_it():
 @pytest.mark.parametrize("stage", STAGES, ids=lambda s: s.name)
 def test_every_path_a_stage_depends_on_as_code_exists(stage: Stage):
     assert all((ROOT / dep).exists() for dep in stage.code_deps)
+
+
+def with_detector(stage: Stage, name: str) -> Stage:
+    """The stage as it would be with another detector in `vars`."""
+    known = EMBEDDED[0]
+    command = tuple(name if word == known else word for word in stage.command)
+    return replace(stage, command=command, deps=tuple(dep.replace(f"/{known}", f"/{name}") for dep in stage.deps))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("stage", [s for s in STAGES if EMBEDDED[0] in s.command], ids=lambda s: s.name)
+def test_a_user_may_add_any_detector_to_the_training_stages(stage: Stage, name: str):
+    other = with_detector(stage, name)
+    assert f"detectors/{name}.py" in other.deps
+    assert all((ROOT / dep).exists() for dep in other.code_deps)
+    assert not [file for file in files_run(other) if not any(covers(dep, file) for dep in other.code_deps)]

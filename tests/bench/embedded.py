@@ -164,11 +164,12 @@ def fill(data: Path) -> dict[str, Any]:
 def judge() -> list[Any]:
     """First layers of the embedded YOLO-seg, strides 2 to 8: a net that took no part in training the base."""
     from detectors.pretrained import load_pretrained
+    from detectors.protocol import COMPACT
     from detectors.protocol import DETECTORS as CATALOGUE
     from pipeline.procedural.factory import DEFECT_TYPES
 
     detector = CATALOGUE["yolo_seg"]()
-    network: Any = detector.build(detector.architecture(len(DEFECT_TYPES)))
+    network: Any = detector.build(detector.architecture(len(DEFECT_TYPES), COMPACT))
     network.load_state_dict(load_pretrained("yolo_seg")[0])
     return list(network.eval().model[:5])
 

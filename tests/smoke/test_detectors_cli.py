@@ -125,6 +125,22 @@ def test_same_seed_same_bytes_and_a_killed_run_resumes_to_them(factory, monkeypa
     assert contents("again") == whole
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", ["rtdetr_v2", "deeplabv3"])
+def test_detectors_without_weights_of_their_own_train_and_are_scored(factory, detector):
+    document = yaml.safe_load(Path("params.yaml").read_text())
+    document["train"]["start"] = "embedded"
+    Path("params.yaml").write_text(yaml.safe_dump(document))
+    assert train(detector, "real") == 0
+    card = json.loads(Path(f"data/models/{detector}/real/fold-0/card.json").read_text())
+    assert card["start"]["kind"] == "scratch"
+    assert card["start"]["reason"].startswith(f"train.{detector}.start is scratch")
+    assert main(["evaluate"]) == 0
+    row = json.loads(Path("reports/eval/metrics.json").read_text())["rows"][0]
+    assert (row["detector"], row["arm"]) == (detector, "real")
+    assert (row["mask"] is None) == (detector == "rtdetr_v2")
+
+
 def test_all_arms_start_from_the_same_weights(factory):
     first = [
         training.start_session(load(), "yolo_seg", ["hole", "scratch", "stain"], 0)[0].network.state_dict() for _ in range(2)
@@ -188,6 +204,7 @@ def test_dry_run_prints_parameters_and_counts_and_writes_nothing(factory, capsys
         (["train", "--detector", "rtdetr", "--arm", "defectfill"], "run `label` first"),
         (["evaluate"], "run `train` first"),
         (["pretrain", "--detector", "yolo"], "nearest valid name: 'yolo_seg'"),
+        (["pretrain", "--detector", "deeplabv3"], "unknown detector with embedded weights 'deeplabv3'"),
     ],
 )
 def test_faults_are_one_sentence_and_code_two(factory, capsys, arguments, message):

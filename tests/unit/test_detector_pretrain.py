@@ -16,7 +16,7 @@ from detectors.model_files import ModelFileError, history_csv, load_model, to_ha
 from detectors.params import PretrainDetectorParams
 from detectors.pretrained import embed, related_types
 from detectors.pretraining import PretrainError, pretrain
-from detectors.protocol import DETECTORS, Limits
+from detectors.protocol import COMPACT, DETECTORS, EMBEDDED, Limits
 from detectors.session import fresh_network
 from pipeline.labels.boxes import mask_to_box
 from pipeline.runlog import ClaimError, claim_folder
@@ -42,7 +42,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both detectors after three steps, as `pretrain` leaves them."""
     root = tmp_path_factory.mktemp("weights")
-    for name in DETECTORS:
+    for name in EMBEDDED:
         pretrain(params(), name, root / name, root / f"work-{name}", "cpu")
     return root
 
@@ -120,7 +120,7 @@ def test_the_number_of_drawing_processes_changes_no_byte():
 # ---- files
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_pretrained_weights_are_half_floats_with_a_card(weights: Path, name: str):
     assert set(contents(weights / name)) == {
         "weights.safetensors", "architecture.yaml", "classes.json", "history.csv", "card.json"}  # fmt: skip
@@ -134,12 +134,12 @@ def test_pretrained_weights_are_half_floats_with_a_card(weights: Path, name: str
     assert not (weights / f"work-{name}").exists()
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_half_floats_keep_the_scores(weights: Path, name: str):
     trained = load_model(weights / name)
     assert {p.dtype for p in trained.network.parameters()} == {torch.float32}
-    fresh = fresh_network(name, len(CLASSES), 0).eval()
-    half = DETECTORS[name]().build(DETECTORS[name]().architecture(len(CLASSES))).eval()
+    fresh = fresh_network(name, COMPACT, len(CLASSES), 0).eval()
+    half = DETECTORS[name]().build(DETECTORS[name]().architecture(len(CLASSES), COMPACT)).eval()
     half.load_state_dict(to_half(fresh.state_dict()))
     pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -206,13 +206,6 @@ def test_a_missing_gpu_is_said(tmp_path: Path):
 # ---- the embedded start
 
 
-@pytest.mark.parametrize("name", DETECTORS)
-def test_tensors_of_single_classes_are_those_whose_shape_depends_on_their_number(name: str):
-    few, many = (fresh_network(name, count, 0).state_dict() for count in (3, 4))
-    detector = DETECTORS[name]()
-    assert {k for k in few if few[k].shape != many[k].shape} == {k for k in few if detector.is_class_tensor(k)} != set()
-
-
 USER_TYPES = ["Crack", "Missing_Hole", "pinhole"]
 
 
@@ -227,9 +220,9 @@ def test_a_users_type_is_related_to_drawn_types_by_the_words_of_its_name():
     }
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_all_is_pretrained_and_class_heads_are_the_mean_of_related_types(embedded: Path, name: str):
-    network = fresh_network(name, len(USER_TYPES), 5)
+    network = fresh_network(name, COMPACT, len(USER_TYPES), 5)
     facts = embed(name, network, USER_TYPES)
     stored = load_file(embedded / name / "weights.safetensors")
     detector = DETECTORS[name]()
@@ -250,14 +243,14 @@ def test_all_is_pretrained_and_class_heads_are_the_mean_of_related_types(embedde
 
 def test_more_classes_than_channels_leave_the_class_branch_fresh(embedded: Path):
     many = [f"type {number}" for number in range(60)]
-    assert embed("yolo_seg", fresh_network("yolo_seg", 60, 0), many)["fresh_tensors"] > 0
+    assert embed("yolo_seg", fresh_network("yolo_seg", COMPACT, 60, 0), many)["fresh_tensors"] > 0
 
 
 def test_changed_weights_are_refused(own_copy: Path):
     tensors = load_file(own_copy / "weights.safetensors")
     save_file({k: v + 1 for k, v in tensors.items()}, own_copy / "weights.safetensors")
     with pytest.raises(WeightsError, match=r"weights\.safetensors has sha256 [0-9a-f]{64}, its card expects [0-9a-f]{64}"):
-        embed("yolo_seg", fresh_network("yolo_seg", 3, 0), USER_TYPES)
+        embed("yolo_seg", fresh_network("yolo_seg", COMPACT, 3, 0), USER_TYPES)
 
 
 def test_weights_of_another_architecture_are_refused(own_copy: Path):
@@ -266,7 +259,7 @@ def test_weights_of_another_architecture_are_refused(own_copy: Path):
     architecture["backbone"][1][3][0] += 8
     path.write_text(yaml.safe_dump(architecture))
     with pytest.raises(WeightsError, match=r"not detectors/architectures/yolo_seg\.yaml \(backbone\[1\]: .*pretrain --detector"):
-        embed("yolo_seg", fresh_network("yolo_seg", 3, 0), USER_TYPES)
+        embed("yolo_seg", fresh_network("yolo_seg", COMPACT, 3, 0), USER_TYPES)
 
 
 def test_missing_weights_are_named_with_both_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -274,4 +267,4 @@ def test_missing_weights_are_named_with_both_ways_out(tmp_path: Path, monkeypatc
     with pytest.raises(
         WeightsError, match=r"none/rtdetr is missing, .* pretrain --detector rtdetr`, or set `train\.start: scratch`"
     ):
-        embed("rtdetr", fresh_network("rtdetr", 3, 0), USER_TYPES)
+        embed("rtdetr", fresh_network("rtdetr", COMPACT, 3, 0), USER_TYPES)
