@@ -43,6 +43,7 @@ def factory(tmp_path, monkeypatch):
         "validate_every": 2,
         "threads": 1,
     }
+    document["train"]["deeplabv3"]["architecture"] = "mobilenet_v3_large"
     document["evaluate"] |= {"threads": 1, "gallery_score": 0.0, "gallery_images": 2}
     Path("params.yaml").write_text(yaml.safe_dump(document))
     return tmp_path
@@ -101,7 +102,10 @@ def test_train_and_evaluate_both_detectors(factory, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("detector", ["rtdetr", "yolo_seg"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("rtdetr_v2", "deeplabv3")]
+
+
+@pytest.mark.parametrize("detector", ["rtdetr", "yolo_seg", *SLOW])
 def test_same_seed_same_bytes_and_a_killed_run_resumes_to_them(factory, monkeypatch, detector):
     assert train(detector, "copy_paste") == 0
     whole = contents(f"data/models/{detector}/copy_paste")
@@ -130,6 +134,7 @@ def test_same_seed_same_bytes_and_a_killed_run_resumes_to_them(factory, monkeypa
 def test_detectors_without_weights_of_their_own_train_and_are_scored(factory, detector):
     document = yaml.safe_load(Path("params.yaml").read_text())
     document["train"]["start"] = "embedded"
+    document["train"]["deeplabv3"]["architecture"] = "resnet50"
     Path("params.yaml").write_text(yaml.safe_dump(document))
     assert train(detector, "real") == 0
     card = json.loads(Path(f"data/models/{detector}/real/fold-0/card.json").read_text())
