@@ -298,7 +298,7 @@ def test_if_not_even_one_crop_fits_the_error_says_so(data: Path, monkeypatch: py
 def test_a_photo_that_becomes_unreadable_is_named_and_finished_shards_stay(data: Path, monkeypatch: pytest.MonkeyPatch):
     planner = planner_of(data)
     cleans = [planner.make(number)[0].record.clean for number in range(planner.count)]
-    monkeypatch.setattr(photo_cache, "_PHOTOS", OrderedDict())  # as in a process of its own
+    monkeypatch.setattr(photo_cache, "_KEPT", OrderedDict())  # as in a process of its own
     torn = next(number for number, clean in enumerate(cleans) if number >= 6 and clean not in cleans[:6])
     photo = data / "prepared" / "train" / "images" / f"{cleans[torn]}.png"
     after_shards(2, lambda: photo.write_bytes(photo.read_bytes()[:200]), monkeypatch)
