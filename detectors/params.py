@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.params import LabelParams, Range, Section
+from pipeline.params import Device, LabelParams, Range, Section
 
 Start = Literal["embedded", "scratch"]
 Autocast = Literal["none", "bf16"]
@@ -71,6 +71,7 @@ class TrainParams(Section):
     validate_every: int = Field(ge=1)
     negative_share: float = Field(ge=0, lt=1)
     autocast: Autocast
+    device: Device
     min_score: float = Field(ge=0, lt=1)
     max_detections: int = Field(ge=1)
     threads: int = Field(ge=1)

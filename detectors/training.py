@@ -26,7 +26,7 @@ from detectors.session import Session, fresh_network, open_session, validation_r
 from pipeline.params import LabelParams
 from pipeline.records import fold_name, read_card, write_json
 from pipeline.runlog import digest, resumable_output, unfinished
-from pipeline.training import History, LoopPlan, run_loop
+from pipeline.training import History, LoopPlan, run_loop, torch_device
 from pipeline.val_matches import VAL_MATCHES
 
 logger = logging.getLogger(__name__)
@@ -103,15 +103,17 @@ def start_session(params: TrainParams, name: str, classes: Sequence[str], seed: 
     variant = params.tuning(name).architecture
     network = fresh_network(name, variant, len(classes), seed)
     start = first_weights(params, name, network, classes)
+    network.to(torch_device(params.device))
     return open_session(name, variant, len(classes), network, params.ema_decay), start
 
 
 def losses_at(recipe: Recipe, session: Session, side_px: int, batches: Batches) -> Callable[[int], dict[str, Tensor]]:
     """A function from a step to its named losses; see `run_loop`."""
+    device = torch_device(recipe.train.device)
 
     def losses_of(examples: Sequence[Example]) -> dict[str, Tensor]:
-        pictures = to_tensor([e.picture for e in examples], side_px)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.train.autocast == "bf16"):
+        pictures = to_tensor([e.picture for e in examples], side_px).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.train.autocast == "bf16"):
             return session.detector.losses(session.network, pictures, [e.targets for e in examples])
 
     def at(step: int) -> dict[str, Tensor]:

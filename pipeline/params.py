@@ -22,6 +22,7 @@ class Section(BaseModel):
 
 
 Range = tuple[float, float]
+Device = Literal["cpu", "cuda", "mps"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -99,7 +100,7 @@ class CopyPasteParams(Section):
 class DefectFillParams(Section):
     """DefectFill, fitting (arXiv 2503.13985)."""
 
-    device: Literal["cpu", "cuda", "mps"]
+    device: Device
     threads: int = Field(ge=1)
     token: Literal["new", "rare"]
     adapter: Literal["shared", "per_type"]
@@ -211,7 +212,7 @@ class DiffusionSamplingParams(Section):
     """Sampling of an inpainting diffusion model; docs/concepts.md says which values are the stock pipeline's."""
 
     candidates: int = Field(ge=1)
-    device: Literal["cpu", "cuda", "mps"]
+    device: Device
     autocast: Literal["none", "bf16", "fp16"]
     compile: Literal["none", "regional"]
     scheduler: Literal["ddim", "dpm", "unipc"]

@@ -44,7 +44,8 @@ def test_only_changed_lines_differ_and_comments_stay(file: Path):
     configure(file, "proof", None, None, skip_invalid=False)
     after = file.read_text(encoding="utf-8").splitlines()
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
-    assert len(changed) == 1
+    keys = [old.partition(":")[0].strip() for old, _ in changed]
+    assert keys == ["folds", "steps", "validate_every"]
     old, new = changed[0]
     assert old.startswith("  folds: [0] ")
     assert new.startswith("  folds: [0, 1, 2] ")
@@ -68,7 +69,7 @@ def test_back_to_the_drawn_data_set(file: Path):
 
 def test_without_data_the_present_source_stays(file: Path):
     configure(file, None, "photos", "folder", skip_invalid=False)
-    assert configure(file, "proof", None, None, skip_invalid=False) == ["prepare.folds: [0] -> [0, 1, 2]"]
+    assert configure(file, "proof", None, None, skip_invalid=False)[0] == "prepare.folds: [0] -> [0, 1, 2]"
     assert prepare_of(file)["source"] == "photos"
 
 
@@ -80,7 +81,7 @@ def test_an_absolute_folder_is_kept_as_given(file: Path):
 
 def test_single_values_are_set_last(file: Path):
     lines = configure(file, "proof", None, None, skip_invalid=False, settings={"prepare.folds": "[0, 2]", "prepare.k": "3"})
-    assert lines == ["prepare.k: 5 -> 3", "prepare.folds: [0] -> [0, 2]"]
+    assert lines[:2] == ["prepare.k: 5 -> 3", "prepare.folds: [0] -> [0, 2]"]
 
 
 @pytest.mark.parametrize(
