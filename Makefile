@@ -18,7 +18,7 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 CONFIGURE = python -m pipeline configure --profile $(PROFILE) \
 	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid)
 
-.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling bench-synthesis bench-evaluation bench-studies bench-proof sweep concept-gallery placement-gallery lock
+.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling bench-synthesis bench-evaluation bench-studies bench-proof bench-ways sweep concept-gallery placement-gallery lock
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -84,6 +84,9 @@ bench-synthesis: setup  ## What mass synthesis costs besides the network, and on
 
 bench-proof: setup  ## Does synthetic data help on real parts? Hours, resumes; DATA=folder with magnetic-tile and deep-pcb, STUDIES=names.
 	python -m tests.bench.proof --data '$(DATA)' $(if $(STUDIES),--studies $(STUDIES))
+
+bench-ways: setup  ## How synthetic data is best used, and which link breaks, on val parts; after bench-proof. FOLDS=0 1 2.
+	python -m tests.bench.ways $(if $(FOLDS),--folds $(FOLDS))
 
 bench-sampling: setup  ## Which sampling options help on real tiles, and what each costs; DATA=folder of magnetic tiles.
 	python -m tests.bench.sampling --data '$(DATA)'
