@@ -7,7 +7,7 @@ import json
 import tarfile
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -20,7 +20,6 @@ from PIL import Image
 
 from pipeline.images import Mask, Picture
 from pipeline.masks.crops import Window
-from pipeline.records import write_text
 
 REQUEST, MASK, CHANGED = "request.json", "mask.", ".changed.png"
 FATES = "candidates.jsonl"
@@ -150,17 +149,26 @@ class CandidateFate:
     early: float | None = None
 
 
-def write_fates(folder: Path, fates: Iterable[CandidateFate]) -> None:
-    """Write `folder/candidates.jsonl`, sorted by request and number, under a temporary name first."""
-    ordered = sorted(fates, key=lambda fate: (fate.request, fate.number))
-    write_text(folder / FATES, "".join(json.dumps(asdict(fate), ensure_ascii=False, sort_keys=True) + "\n" for fate in ordered))
+@contextmanager
+def write_fates(folder: Path) -> Iterator[Callable[[Iterable[CandidateFate]], None]]:
+    """Write `folder/candidates.jsonl` row by row, in the order given; it gets its name when the block ends well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{FATES}.tmp"
+    with temporary.open("w", encoding="utf-8") as lines:
+
+        def note(fates: Iterable[CandidateFate]) -> None:
+            lines.writelines(json.dumps(asdict(fate), ensure_ascii=False, sort_keys=True) + "\n" for fate in fates)
+
+        yield note
+    temporary.replace(folder / FATES)
 
 
-def read_fates(folder: Path) -> list[CandidateFate]:
-    """The rows of `folder/candidates.jsonl` in file order."""
+def read_fates(folder: Path) -> Iterator[CandidateFate]:
+    """The rows of `folder/candidates.jsonl` one after the other, in file order."""
     with (folder / FATES).open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    return [CandidateFate(**{**row, "references": tuple(row["references"])}) for row in rows]
+        for line in lines:
+            row = json.loads(line)
+            yield CandidateFate(**{**row, "references": tuple(row["references"])})
 
 
 def _mask_png(mask: Mask) -> bytes:

@@ -104,10 +104,13 @@ def _gallery(name: str, data: Path, fold: int, clean: Mapping[str, Path], count:
 
 def _candidates(name: str, data: Path, fold: int, clean: Mapping[str, Path], count: int) -> tuple[GalleryRow, ...]:
     """All candidates of a few requests, the kept ones first."""
-    fates: dict[str, list[CandidateFate]] = {}
-    for fate in read_fates(data / "selected" / name / fold_name(fold)):
-        fates.setdefault(fate.request, []).append(fate)
-    chosen = spread_over_types({request: rows[0].defect for request, rows in fates.items()}, count)
+    folder = data / "selected" / name / fold_name(fold)
+    chosen = spread_over_types({fate.request: fate.defect for fate in read_fates(folder)}, count)
+    # Read twice: the rows of a large set are more than the memory should hold.
+    fates: dict[str, list[CandidateFate]] = {request: [] for request in chosen}
+    for fate in read_fates(folder):
+        if fate.request in fates:
+            fates[fate.request].append(fate)
     entries: dict[str, Candidates] = {}
     for shard in sorted({fates[request][0].shard for request in chosen}):
         found = read_shard(data / "candidates" / name / fold_name(fold) / shard)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,55 @@ class Jury:
     params: SelectParams
 
 
+def _numbers() -> array[float]:
+    return array("d")
+
+
+@dataclass
+class Tally:
+    """Counts and scores of a fold's candidates, some bytes each: their rows are on disk.
+
+    Attributes:
+        fates: Candidates by what became of them.
+        kept: Candidates kept, by type.
+        candidates: Requests by the number of their candidates.
+        unanswered: Requests none of whose candidates was kept.
+        score: Of the kept ones.
+        label_iou: Likewise.
+        quality: Of all with a picture, by type.
+        quality_of_kept: Of the kept ones, by type.
+    """
+
+    fates: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    candidates: Counter[int] = field(default_factory=Counter)
+    unanswered: list[str] = field(default_factory=list)
+    score: array[float] = field(default_factory=_numbers)
+    label_iou: array[float] = field(default_factory=_numbers)
+    quality: defaultdict[str, array[float]] = field(default_factory=lambda: defaultdict(_numbers))
+    quality_of_kept: defaultdict[str, array[float]] = field(default_factory=lambda: defaultdict(_numbers))
+
+    def add(self, fates: Sequence[CandidateFate]) -> None:
+        """Count all candidates of some requests."""
+        of_request = Counter(fate.request for fate in fates)
+        self.candidates.update(of_request.values())
+        kept = [fate for fate in fates if fate.fate == KEPT]
+        self.unanswered += of_request.keys() - {fate.request for fate in kept}
+        self.fates.update(fate.fate for fate in fates)
+        self.kept.update(fate.defect for fate in kept)
+        for fate in fates:
+            _note(self.quality[fate.defect], fate.quality)
+        for fate in kept:
+            _note(self.score, fate.score)
+            _note(self.label_iou, fate.label_iou)
+            _note(self.quality_of_kept[fate.defect], fate.quality)
+
+
+def _note(values: array[float], value: float | None) -> None:
+    if value is not None:
+        values.append(value)
+
+
 def select_candidates(params: SelectParams, data: Path, generator: str, out: Path) -> None:
     """Write `out/fold-<f>/`: full photos with their defect, masks of what changed, manifest, fate of every candidate and card.
 
@@ -75,18 +125,21 @@ def select_candidates(params: SelectParams, data: Path, generator: str, out: Pat
             jury = _jury(params, generator, data / "base" / fold_name(fold), read_real(train, fold))
             folder = building / fold_name(fold)
             shards = sorted((data / "candidates" / generator / fold_name(fold)).glob("shard-*.tar"))
-            chosen = [_decide(scene, shard.name, jury, folder) for shard in shards for scene in read_scenes(shard)]
-            fates = [fate for decided, _ in chosen for fate in decided]
-            counts = Counter(fate.fate for fate in fates)
-            samples = [sample for _, found in chosen for sample in found]
+            samples, tally = list[Sample](), Tally()
+            with write_fates(folder) as note:
+                for shard in shards:
+                    for scene in read_scenes(shard):
+                        fates, found = _decide(scene, shard.name, jury, folder)
+                        note(fates)
+                        tally.add(fates)
+                        samples += found
             if not samples:
                 raise NothingKeptError(
-                    f"{generator}, fold {fold}: none of the candidates survived ({dict(counts)}); {_way_out()}"
+                    f"{generator}, fold {fold}: none of the candidates survived ({dict(tally.fates)}); {_way_out()}"
                 )
             write_manifest(folder, samples)
-            write_fates(folder, fates)
-            write_json(folder / "card.json", _facts(jury, fates))
-            logger.info("%s, fold %d: %s", generator, fold, dict(counts))
+            write_json(folder / "card.json", _facts(jury, tally))
+            logger.info("%s, fold %d: %s", generator, fold, dict(tally.fates))
 
 
 def _jury(params: SelectParams, generator: str, base: Path, real: RealSide) -> Jury:
@@ -218,28 +271,24 @@ def _write(chosen: Sequence[tuple[Candidates, int]], rank: int, photo: Picture, 
     return samples
 
 
-def _facts(jury: Jury, fates: Sequence[CandidateFate]) -> dict[str, object]:
-    kept = [fate for fate in fates if fate.fate == KEPT]
-    candidates = Counter(fate.request for fate in fates)
-    types = sorted({fate.defect for fate in fates})
+def _facts(jury: Jury, tally: Tally) -> dict[str, object]:
     memories = jury.guards.memories
     return {
         "perceptual": jury.guards.net.name,
         "judge": JUDGE,
         "artefact_bound": round(jury.guards.artefact_bound, 4),
         "remembered_below": memories and {defect: round(memory.bound, 4) for defect, memory in sorted(memories.items())},
-        "kept": dict(sorted(Counter(fate.defect for fate in kept).items())),
-        "rejected": dict(sorted(Counter(fate.fate for fate in fates if fate.fate != KEPT).items())),
-        "requests_by_candidates": {str(n): count for n, count in sorted(Counter(candidates.values()).items())},
-        "requests_without_answer": sorted(candidates.keys() - {fate.request for fate in kept}),
-        "score": _spread([fate.score for fate in kept]),
-        "iou_of_label_and_request": _spread([fate.label_iou for fate in kept]),
-        "quality_of_kept": {defect: _spread([fate.quality for fate in kept if fate.defect == defect]) for defect in types},
-        "quality_of_all": {defect: _spread([fate.quality for fate in fates if fate.defect == defect]) for defect in types},
+        "kept": dict(sorted(tally.kept.items())),
+        "rejected": {fate: count for fate, count in sorted(tally.fates.items()) if fate != KEPT},
+        "requests_by_candidates": {str(n): count for n, count in sorted(tally.candidates.items())},
+        "requests_without_answer": sorted(tally.unanswered),
+        "score": _spread(tally.score),
+        "iou_of_label_and_request": _spread(tally.label_iou),
+        "quality_of_kept": {defect: _spread(tally.quality_of_kept[defect]) for defect in sorted(tally.quality)},
+        "quality_of_all": {defect: _spread(values) for defect, values in sorted(tally.quality.items())},
     }
 
 
-def _spread(values: list[float | None]) -> dict[str, float]:
-    """Quantiles of what is known."""
-    known = [value for value in values if value is not None]
-    return {f"q{round(100 * q)}": round(float(np.quantile(known, q)), 4) for q in (0.05, 0.5, 0.95)} if known else {}
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    """Quantiles."""
+    return {f"q{round(100 * q)}": round(float(np.quantile(values, q)), 4) for q in (0.05, 0.5, 0.95)} if len(values) else {}

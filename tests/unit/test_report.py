@@ -281,13 +281,11 @@ def write_candidates(folder: Path, selected: Path, clean: np.ndarray, mask: np.n
     shared = {"request": request.id, "shard": "shard-0000.tar", "defect": "hole", "clean": "g1", "references": ("ref#0",)}
     scores = {"score": 1.5, "changed_share": 0.75, "label_iou": 0.5, "nearest_reference": "ref#0", "reference_distance": 0.625}
     fates = [("changed too little of the mask", None), ("kept", "s1")]
-    write_fates(
-        selected,
-        [
+    with write_fates(selected) as note:
+        note(
             CandidateFate(**shared, **scores, number=number, quality=0.25, fate=fate, sample=name)
             for number, (fate, name) in enumerate(fates)
-        ],
-    )
+        )
 
 
 def run(project: Path) -> dict[str, str]:

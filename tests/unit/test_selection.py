@@ -456,7 +456,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_candidate_has_its_fate_and_scores(stage: Path):
     out = stage / "selected" / "defectfill"
     select_candidates(select_params(), stage, "defectfill", out)
-    fates = read_fates(out / "fold-0")
+    fates = list(read_fates(out / "fold-0"))
     assert [fate.number for fate in fates] == [0, 1, 2, 3, 4]
     assert [fate.fate for fate in fates] == [REMEMBERED, ARTEFACT, TOO_LITTLE, OUTRANKED, KEPT]
     assert fates[0].nearest_reference == "hole-0#0" and fates[0].reference_distance is not None
@@ -490,7 +490,7 @@ def test_a_candidate_that_was_not_finished_is_recorded_with_its_early_score(stag
         write_shard(shard, [replace(entry, images=shown[0], changed=shown[1], early=(0.5, 0.2, 0.1, 0.3, 0.4), dropped=(1, 2))])
     out = stage / "selected" / "defectfill"
     select_candidates(select_params(), stage, "defectfill", out)
-    fates = read_fates(out / "fold-0")
+    fates = list(read_fates(out / "fold-0"))
     assert [(fate.number, fate.fate, fate.early) for fate in fates] == [
         (0, REMEMBERED, 0.5),
         (1, RANKED_LOW, 0.2),
