@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from detectors.confusion import confusion
 from detectors.datasets import DetectionData, from_manifest
-from detectors.gallery import gallery
+from detectors.gallery import BEFORE, Case, best_learned, cases, write_gallery
 from detectors.match_records import match_record, region_f_measure
 from detectors.metrics import coco_runs, image_scores, scores_of_runs
 from detectors.model_files import ModelFileError, load_model
@@ -17,8 +20,7 @@ from detectors.params import EvaluateParams
 from detectors.pixels import count_pixels, pixel_scores
 from detectors.predict import predict
 from detectors.protocol import Limits
-from pipeline.images import write_png
-from pipeline.matches import MATCHES, MatchRecord, record_name, write_record
+from pipeline.matches import GALLERY, MATCHES, MatchRecord, record_name, write_record
 from pipeline.params import LabelParams
 from pipeline.records import fold_name, read_manifest, write_json
 from pipeline.runlog import whole_folder
@@ -87,6 +89,7 @@ def _score(params: EvaluateParams, model: ModelFolder, data: DetectionData) -> S
     row = {
         **scores_of_runs(data.coco, results, runs),
         "region_f_measure": region_f_measure(record, params.f_measure_score),
+        "confusion": confusion(data.coco, results, params.f_measure_score),
         "pixel": pixel_scores(count_pixels(data.coco, results), params.f_measure_score) if masks else None,
         "best_step": trained.card["best_step"],
         "val_box_map50": trained.card["val"]["box_map50"],
@@ -98,22 +101,46 @@ def _score(params: EvaluateParams, model: ModelFolder, data: DetectionData) -> S
 def _evaluate_fold(
     params: EvaluateParams, models: list[ModelFolder], data: DetectionData, facts: dict[str, Any], out: Path
 ) -> list[dict[str, Any]]:
-    """Score the models of one fold, write their predictions, matches and the galleries."""
+    """Score the models of one fold, write their predictions and matches."""
     rows: list[dict[str, Any]] = []
-    shown: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for model in models:
         scored = _score(params, model, data)
         per_image = {str(i): s for i, s in image_scores(data.coco, scored.results).items()}
         names = {"detector": model.detector, "arm": model.arm, "fold": model.fold}
         rows.append({**names, **facts, **scored.scores, "image_scores": per_image})
-        write_json(out / "predictions" / f"{model.detector}-{model.arm}-{fold_name(model.fold)}.json", scored.results)
+        write_json(_predictions(out, model.detector, model.arm, model.fold), scored.results)
         write_record(out / MATCHES / record_name(**names), scored.record)
-        shown.setdefault(model.detector, {})[model.arm] = scored.results
     write_json(out / f"ground_truth-{fold_name(models[0].fold)}.json", data.coco)
-    for detector, by_arm in shown.items():
-        picture = gallery(data, by_arm, params.gallery_images, params.gallery_score)
-        write_png(out / f"detections-{detector}-{fold_name(models[0].fold)}.png", picture)
     return rows
+
+
+def _predictions(out: Path, detector: str, arm: str, fold: int) -> Path:
+    return out / "predictions" / f"{detector}-{arm}-{fold_name(fold)}.json"
+
+
+def _write_galleries(
+    params: EvaluateParams, rows: Sequence[Mapping[str, Any]], data: Mapping[int, DetectionData], out: Path
+) -> None:
+    """Show each detector's best learned arm beside `real`, on every fold that has both."""
+    described: dict[str, dict[str, Any]] = {}
+    for detector in sorted({row["detector"] for row in rows}):
+        val: dict[str, list[float | None]] = {}
+        for row in rows:
+            if row["detector"] == detector:
+                val.setdefault(row["arm"], []).append(row["val_box_map50"])
+        after = best_learned(val)
+        if after is None or BEFORE not in val:
+            continue
+        found: list[Case] = []
+        for fold, own in data.items():
+            files = [_predictions(out, detector, arm, fold) for arm in (BEFORE, after)]
+            if all(file.exists() for file in files):
+                results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+                found += cases(fold, own, results[0], results[1], params.gallery_score)
+        classes = next(iter(data.values())).classes
+        shown = params.gallery_images, params.gallery_score
+        described[detector] = write_gallery(out / GALLERY / detector, after, found, classes, *shown)
+    write_json(out / GALLERY / "gallery.json", described)
 
 
 def evaluate(params: EvaluateParams, label_params: LabelParams, models: Path, test: Path, out: Path) -> None:
@@ -125,14 +152,15 @@ def evaluate(params: EvaluateParams, label_params: LabelParams, models: Path, te
         models: `data/models`.
         test: `data/prepared/test`.
         out: Gets metrics.json, ground_truth-fold-<f>.json, predictions/ (COCO results), matches/ (which detections
-            are right, see `pipeline.matches`) and detections-*.png.
+            are right, see `pipeline.matches`) and gallery/ (pictures before and after, see `detectors.gallery`).
     """
     torch.set_num_threads(params.threads)
     found = find_models(models)
     rows: list[dict[str, Any]] = []
+    data = {fold: from_manifest(test, fold, "test", label_params) for fold in sorted({m.fold for m in found})}
     with whole_folder(out) as temporary:
-        for fold in sorted({m.fold for m in found}):
-            data = from_manifest(test, fold, "test", label_params)
+        for fold, own in data.items():
             of_fold = [m for m in found if m.fold == fold]
-            rows += _evaluate_fold(params, of_fold, data, _facts(test, fold, data), temporary)
+            rows += _evaluate_fold(params, of_fold, own, _facts(test, fold, own), temporary)
+        _write_galleries(params, rows, data, temporary)
         write_json(temporary / "metrics.json", {"rows": rows, "evaluate": params.model_dump(mode="json")})

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 MATCHES = "matches"
 """Folder of the records below `reports/eval`; one file a detector, arm and fold."""
+GALLERY = "gallery"
+"""Folder beside it: `gallery.json`, which holds by detector what `detectors.gallery.write_gallery` returns, and its pictures."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

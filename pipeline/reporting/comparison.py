@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline.matches import Floats, MatchRecord
 from pipeline.reporting.differences import Difference, difference, resampled_map50
 from pipeline.reporting.verdicts import Verdict, chosen_arm, judge
@@ -26,10 +28,14 @@ METRICS = (
     "pixel_f",
 )
 PRIMARY = "box_map50"
+SIZES = ("small", "medium", "large")
+"""COCO's: up to 32 x 32 pixels, up to 96 x 96, above."""
 BASELINES = ("real", "classical", "copy_paste")
 """Arms every other arm is compared with; also the order in which arms are shown, the others following by name."""
 COMBINED = "_classical"
 """End of the name of a generator's arm that has strong augmentation too."""
+ONLY = "_only"
+"""End of the name of the arm that has a generator's defects and no real ones."""
 RecordKey = tuple[str, str, int]
 """Detector, arm, fold."""
 _SHORT = {
@@ -50,6 +56,8 @@ class Scores:
         fold: Split and seed.
         metrics: By name; None where a detector has no masks or nothing could be scored.
         per_class: Box AP50 of each type; None for a type the fold does not test.
+        per_size: Box AP50 of defects of each size, as COCO names them; None for a size the fold does not test.
+        confusion: What was taken for what, see `detectors.confusion`.
         val: Box mAP50 on val, by which arms are chosen.
     """
 
@@ -58,6 +66,8 @@ class Scores:
     fold: int
     metrics: Mapping[str, float | None]
     per_class: Mapping[str, float | None]
+    per_size: Mapping[str, float | None]
+    confusion: Mapping[str, Any]
     val: float | None
 
 
@@ -92,8 +102,9 @@ def read_scores(row: Mapping[str, Any]) -> Scores:
         "region_f": row["region_f_measure"]["all"],
         "pixel_f": pixel.get("f_measure"),
     }
-    per_class = {name: scores["map50"] for name, scores in box["per_class"].items()}
-    return Scores(row["detector"], row["arm"], int(row["fold"]), metrics, per_class, row["val_box_map50"])
+    per_class, per_size = ({name: one["map50"] for name, one in box[key].items()} for key in ("per_class", "per_size"))
+    fold = int(row["fold"])
+    return Scores(row["detector"], row["arm"], fold, metrics, per_class, per_size, row["confusion"], row["val_box_map50"])
 
 
 def arm_order(arms: Iterable[str]) -> list[str]:
@@ -108,6 +119,19 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     return round(math.fsum(present) / len(present), 6) if present else None
 
 
+def total_confusion(folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts of all folds together: over all of them every part is tested at most once.
+
+    Raises:
+        ValueError: If the folds have other types or were counted from other scores on.
+    """
+    fixed = {key: folds[0][key] for key in ("types", "score", "iou")}
+    if any(one[key] != value for one in folds for key, value in fixed.items()):
+        raise ValueError("folds were evaluated with other types or another evaluate.f_measure_score; run `evaluate` again")
+    summed = {key: np.sum([one[key] for one in folds], axis=0).tolist() for key in folds[0] if key not in fixed}
+    return {**fixed, **summed}
+
+
 def _arm_summary(scores: Sequence[Scores], classes: Sequence[str]) -> dict[str, Any]:
     """Mean of every metric over the folds of one arm of one detector."""
     ordered = sorted(scores, key=lambda one: one.fold)
@@ -115,6 +139,8 @@ def _arm_summary(scores: Sequence[Scores], classes: Sequence[str]) -> dict[str, 
         **{metric: mean_of(one.metrics[metric] for one in ordered) for metric in METRICS},
         "by_fold": {str(one.fold): one.metrics[PRIMARY] for one in ordered},
         "per_class": {name: mean_of(one.per_class.get(name) for one in ordered) for name in classes},
+        "per_size": {name: mean_of(one.per_size.get(name) for one in ordered) for name in SIZES},
+        "confusion": total_confusion([one.confusion for one in ordered]),
         "val_box_map50": mean_of(one.val for one in ordered),
     }
 

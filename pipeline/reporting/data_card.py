@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.records import DatasetCard, Sample
@@ -67,6 +67,44 @@ def data_card(card: DatasetCard, samples: Sequence[Sample], rows: Sequence[Mappi
         "notes": list(card.notes),
         "terms": TERMS[card.layout],
     }
+
+
+def check_sides(samples: Sequence[Sample], tested: Mapping[int, Iterable[str]]) -> list[dict[str, int]]:
+    """Parts on either side of each fold, after a look that none is on both.
+
+    Args:
+        samples: Train's manifest, with what lies beyond the budget K.
+        tested: Parts that were tested, by fold, as `evaluate` recorded them.
+
+    Raises:
+        ValueError: Naming a part that was trained on and tested.
+    """
+    found: list[dict[str, int]] = []
+    for fold, parts in sorted(tested.items()):
+        train, test = {s.part_id for s in samples if s.fold == fold}, set(parts)
+        if both := sorted(train & test):
+            raise ValueError(
+                f"fold {fold}: part {both[0]!r} is on train's side and was tested; run `prepare` and all after it again"
+            )
+        found.append({"fold": fold, "train_parts": len(train), "test_parts": len(test)})
+    return found
+
+
+def check_parents(name: str, made: Sequence[Sample], samples: Sequence[Sample]) -> int:
+    """How many synthetic samples of one fold there are, after a look that each was made from training photos alone.
+
+    Raises:
+        ValueError: Naming a sample with another parent.
+    """
+    known = {sample.id for sample in samples if sample.split == "train"}
+    for sample in made:
+        strange = [parent for parent in sample.parents if parent not in known]
+        if strange or not sample.parents:
+            raise ValueError(
+                f"{name}, {sample.id}: {strange[0] if strange else 'nothing'!r} it was made from is not in train's manifest; "
+                "run `select` again"
+            )
+    return len(made)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

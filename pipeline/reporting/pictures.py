@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -18,6 +18,7 @@ from pipeline.records import Box, Sample
 TILE_PX = 160
 CANDIDATE_PX = 112
 """Of pictures shown side by side in numbers: the report stays small."""
+JPEG_QUALITY = 85
 AMPLIFY = 4
 _FRAME = (214, 39, 40)
 _MIN_SIDE_PX = 48
@@ -32,20 +33,23 @@ class GalleryRow:
     tiles: tuple[tuple[str, str], ...]
 
 
-def png_uri(image: Image.Image) -> str:
-    """A picture as a data URI; grey pictures are stored as grey."""
+def picture_uri(image: Image.Image) -> str:
+    """A picture as a data URI: PNG for masks of two colours, else JPEG, a fifth of the size; grey pictures are stored as grey."""
     if image.mode == "RGB":
         red, green, blue = (np.asarray(band) for band in image.split())
         if np.array_equal(red, green) and np.array_equal(red, blue):
             image = image.convert("L")
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return bytes_uri(buffer.getvalue())
+    if image.mode == "L" and not set(np.unique(np.asarray(image))) - {0, 255}:
+        image.convert("1").save(buffer, format="PNG", optimize=True)
+        return bytes_uri(buffer.getvalue(), "png")
+    image.save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
+    return bytes_uri(buffer.getvalue(), "jpeg")
 
 
-def bytes_uri(png: bytes) -> str:
-    """The bytes of a PNG file as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def bytes_uri(content: bytes, kind: Literal["png", "jpeg"]) -> str:
+    """The bytes of a picture file as a data URI."""
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")
 
 
 def window_around(mask: Mask) -> tuple[int, int, int, int]:
@@ -87,9 +91,8 @@ def _shrink(image: Image.Image, kind: Image.Resampling, side_px: int = TILE_PX) 
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), kind), scale
 
 
-def _tile(picture: Picture | Mask, window: tuple[int, int, int, int], *, sharp: bool = False) -> Image.Image:
-    kind = Image.Resampling.NEAREST if sharp else Image.Resampling.BICUBIC
-    return _shrink(_image(picture).crop(window), kind)[0]
+def _tile(picture: Picture | Mask, window: tuple[int, int, int, int]) -> Image.Image:
+    return _shrink(_image(picture).crop(window), _resampling(picture))[0]
 
 
 def _image(picture: Picture | Mask) -> Image.Image:
@@ -141,15 +144,20 @@ def gallery_row(sample: Sample, folder: Path, clean_photo: Path, boxes: Sequence
     tiles = {
         "whole photo": _thumbnail(result, window),
         "clean": _tile(clean, window),
-        "changed": _tile(mask, window, sharp=True),
+        "changed": _tile(mask, window),
         "result": _tile(result, window),
         f"difference × {AMPLIFY}": _tile(amplified_difference(clean, result), window),
         "boxes": _framed(_tile(result, window), boxes, window[:2], TILE_PX / max(window[2] - window[0], window[3] - window[1])),
     }
-    return GalleryRow(f"{sample.defect}, {sample.id}", tuple((name, png_uri(tile)) for name, tile in tiles.items()))
+    return GalleryRow(f"{sample.defect}, {sample.id}", tuple((name, picture_uri(tile)) for name, tile in tiles.items()))
 
 
 def candidates_row(title: str, tiles: Sequence[tuple[str, Picture | Mask]]) -> GalleryRow:
     """Crops of one request side by side, small."""
-    small = [(caption, _shrink(_image(crop), Image.Resampling.BICUBIC, CANDIDATE_PX)[0]) for caption, crop in tiles]
-    return GalleryRow(title, tuple((caption, png_uri(image)) for caption, image in small))
+    small = [(caption, _shrink(_image(crop), _resampling(crop), CANDIDATE_PX)[0]) for caption, crop in tiles]
+    return GalleryRow(title, tuple((caption, picture_uri(image)) for caption, image in small))
+
+
+def _resampling(picture: Picture | Mask) -> Image.Resampling:
+    """A mask keeps its two colours."""
+    return Image.Resampling.NEAREST if picture.dtype == np.bool_ else Image.Resampling.BICUBIC

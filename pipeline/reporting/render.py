@@ -1,8 +1,7 @@
-"""Tables, bars and the two templates: numbers in, Markdown and HTML out."""
+"""Tables and the two templates: numbers in, Markdown and HTML out."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.reporting.comparison import BASELINES
+from pipeline.reporting import charts, wording
+from pipeline.reporting.comparison import BASELINES, SIZES
 from pipeline.reporting.pictures import GalleryRow
+from pipeline.reporting.sweeps import SweepPage
 
 TEMPLATES = Path(__file__).parent / "templates"
 METRIC_NAMES = {
@@ -28,53 +29,52 @@ METRIC_NAMES = {
     "region_f": "F-measure of regions",
     "pixel_f": "F-measure of pixels",
 }
-_BAR_AREA = 420
-_LABELS = 170
-_ROW = 26
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One bar of a chart, in the units of its SVG."""
-
-    label: str
-    text: str
-    y: int
-    width: float
-    dots: tuple[float, ...]
-    kind: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """Horizontal bars of one detector; `ticks` are (x, text)."""
-
-    title: str
-    bars: tuple[Bar, ...]
-    ticks: tuple[tuple[float, str], ...]
-    left: int
-    width: int
-    height: int
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratorPage:
-    """What the report shows of one generator: its cards, selected samples, and requests with all their candidates."""
+    """What the report shows of one generator: its cards, selected samples, and requests with all their candidates.
+
+    Attributes:
+        name: Of the generator.
+        made: Synthetic samples of all folds, each made from training photos alone.
+        fates: How many candidates of all folds were kept, and refused for which reason.
+        facts: Of its cards.
+        rows: Samples.
+        candidates: Requests.
+    """
 
     name: str
+    made: int
+    fates: tuple[tuple[str, int], ...]
     facts: tuple[tuple[str, str], ...]
     rows: tuple[GalleryRow, ...]
     candidates: tuple[GalleryRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class BeforeAfter:
+    """Defects of test photos under two arms: counts a group, and rows of those found by one arm alone or by neither."""
+
+    before: str
+    after: str
+    score: float
+    defects: int
+    counts: Mapping[str, int]
+    groups: tuple[tuple[str, tuple[GalleryRow, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
-    """Everything the templates need."""
+    """Everything the templates need; `curves` are precision by detector and arm, `sides` the parts of each fold."""
 
     comparison: Mapping[str, Any]
     data: Mapping[str, Any]
-    generators: tuple[GeneratorPage, ...] = ()
-    detections: tuple[tuple[str, str], ...] = ()
+    sides: Sequence[Mapping[str, int]]
+    curves: Mapping[str, Mapping[str, Sequence[float]]]
+    sweeps: tuple[SweepPage, ...]
+    before_after: Mapping[str, BeforeAfter]
+    generators: tuple[GeneratorPage, ...]
 
 
 def number(value: float | None) -> str:
@@ -94,34 +94,14 @@ def interval(gap: Mapping[str, Any]) -> str:
     return f"{signed(gap['mean'])} [{signed(gap['low'])}, {signed(gap['high'])}]"
 
 
-def _kind(arm: str) -> str:
-    return arm if arm in BASELINES else "learned"
-
-
-def bar_chart(title: str, arms: Mapping[str, Mapping[str, Any]]) -> Chart:
-    """Bars of the primary metric, one an arm, with a dot for each fold when there are several."""
-    values = {arm: row["box_map50"] for arm, row in arms.items()}
-    folds = {arm: [v for v in row["by_fold"].values() if v is not None] for arm, row in arms.items()}
-    largest = max([0.1, *(v for v in values.values() if v is not None), *(v for many in folds.values() for v in many)])
-    top = min(1.0, math.ceil(largest * 10) / 10)
-    bars = tuple(
-        Bar(
-            label=arm,
-            text=number(value),
-            y=place * _ROW,
-            width=round((value or 0.0) / top * _BAR_AREA, 2),
-            dots=tuple(round(v / top * _BAR_AREA, 2) for v in folds[arm]) if len(folds[arm]) > 1 else (),
-            kind=_kind(arm),
-        )
-        for place, (arm, value) in enumerate(values.items())
-    )
-    ticks = tuple((round(_BAR_AREA * step / 4, 2), f"{top * step / 4:.3g}") for step in range(5))
-    return Chart(title, bars, ticks, _LABELS, _LABELS + _BAR_AREA + 60, len(bars) * _ROW + 24)
-
-
 def used_metrics(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The metrics at least one arm has."""
     return [name for name in METRIC_NAMES if any(row[name] is not None for row in arms.values())]
+
+
+def used_sizes(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The sizes of defects that were tested."""
+    return [name for name in SIZES if any(row["per_size"][name] is not None for row in arms.values())]
 
 
 def metric_title(metric: str, data: Mapping[str, Any]) -> str:
@@ -130,13 +110,25 @@ def metric_title(metric: str, data: Mapping[str, Any]) -> str:
     return METRIC_NAMES[metric] + (" against derived masks" if derived else "")
 
 
+def order_generators(names: Sequence[str]) -> list[str]:
+    """Learned generators first, the baselines after them."""
+    return sorted(names, key=lambda name: (name in BASELINES, name))
+
+
+def fate_reasons(generators: Sequence[GeneratorPage]) -> list[str]:
+    """What became of candidates of any generator: kept first, then by name."""
+    return sorted({fate for one in generators for fate, _ in one.fates}, key=lambda fate: (fate != "kept", fate))
+
+
 def _environment(*, escape: bool) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(number=number, signed=signed, interval=interval)
+    environment.filters.update(points=charts.points, gain=charts.gain, gap=charts.gap_text)
     environment.filters.update(percent=lambda share: f"{share:.0%}".replace("%", " %"))
-    environment.globals.update(metric_title=metric_title, used_metrics=used_metrics, bar_chart=bar_chart, baselines=BASELINES)
+    environment.globals.update(metric_title=metric_title, used_metrics=used_metrics, used_sizes=used_sizes)
+    environment.globals.update(fate_reasons=fate_reasons, charts=charts, wording=wording, baselines=BASELINES)
     return environment
 
 
@@ -152,13 +144,3 @@ def render_markdown(page: Page) -> str:
 
 def _render(template: str, page: Page, *, escape: bool) -> str:
     return _environment(escape=escape).get_template(template).render(page=page).rstrip() + "\n"
-
-
-def detection_title(stem: str) -> str:
-    """`detections-rtdetr-real-fold-0` as a caption."""
-    return stem.removeprefix("detections-").replace("-", " ")
-
-
-def order_generators(names: Sequence[str]) -> list[str]:
-    """Learned generators first, the baselines after them."""
-    return sorted(names, key=lambda name: (name in BASELINES, name))

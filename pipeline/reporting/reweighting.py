@@ -103,3 +103,23 @@ def reweighted_map(matches: Matches, thresholds: Sequence[int], unit: Ints, weig
     units = weights.shape[1]
     by_threshold = [average_precision(class_curves(matches, place, unit, units), weights) for place in thresholds]
     return np.mean(by_threshold, axis=0)
+
+
+def precision_at_recall(matches: Matches, threshold: int) -> Floats:
+    """(101,) precision at COCO's recall thresholds, mean over the classes that have a defect; its own mean is COCOeval's mAP.
+
+    Args:
+        matches: Of one model.
+        threshold: Place of the IoU threshold.
+    """
+    everything = np.zeros(len(matches.truths), dtype=np.int64)
+    curves = [curve for curve in class_curves(matches, threshold, everything, 1) if curve.truths[0] > 0]
+    return np.mean([_precision_of_class(curve) for curve in curves], axis=0) if curves else np.full(len(RECALL), np.nan)
+
+
+def _precision_of_class(curve: ClassCurve) -> Floats:
+    """(101,) for one class with a single unit; 0 from the first recall on that is never reached."""
+    right = np.arange(1.0, len(curve.unit) + 1)
+    wrong = np.cumsum(curve.false.toarray()[:, 0])
+    envelope = np.maximum.accumulate((right / (right + wrong))[::-1])[::-1]
+    return np.append(envelope, 0.0)[np.searchsorted(right / curve.truths[0], RECALL, side="left")]

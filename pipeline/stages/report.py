@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.images import Mask, Picture, read_rgb
 from pipeline.masks.crops import read_window
-from pipeline.matches import MATCHES, MatchRecord, read_record, record_name
+from pipeline.matches import GALLERY, MATCHES, MatchRecord, read_record, record_name
 from pipeline.params import ReportParams
 from pipeline.records import DatasetCard, Sample, fold_name, read_card, read_manifest, write_json, write_text
 from pipeline.reporting.comparison import Plan, RecordKey, compare
-from pipeline.reporting.data_card import data_card, flatten
+from pipeline.reporting.data_card import check_parents, check_sides, data_card, flatten
 from pipeline.reporting.pictures import (
     GalleryRow,
     boxes_by_image,
@@ -22,37 +23,42 @@ from pipeline.reporting.pictures import (
     gallery_row,
     spread_over_types,
 )
-from pipeline.reporting.render import GeneratorPage, Page, detection_title, order_generators, render_html, render_markdown
+from pipeline.reporting.plots import mean_curves, metric_summary, write_plots
+from pipeline.reporting.render import BeforeAfter, GeneratorPage, Page, order_generators, render_html, render_markdown
+from pipeline.reporting.sweeps import read_sweeps, sweep_pages
 from pipeline.shards import CandidateFate, Candidates, read_fates, read_shard
 
 
 def report(params: ReportParams, data: Path, reports: Path) -> None:
-    """Write `comparison.json`, `comparison.md` and the self-contained `comparison.html` into `reports`.
+    """Write `comparison.json`, `comparison.md`, the self-contained `comparison.html`, `metrics.json` and `plots/` into `reports`.
 
     Args:
         params: Section `report`.
         data: Folder of the stages' outputs; `prepared/train`, `candidates`, `selected` and `labelled` are read.
-        reports: Folder with `eval/`, whose test results are the only trace of test data here.
+        reports: Folder with `eval/`, whose test results are the only trace of test data here, and with `sweeps/`.
 
     Raises:
         FileNotFoundError: If an input is missing; the message names the stage that writes it.
-        ValueError: If the evaluation is empty or pictures do not fit their manifest.
+        ValueError: If the evaluation is empty, a part was trained on and tested, or pictures do not fit their manifest.
     """
     rows = _metrics(reports / "eval")
+    records, sweeps = _records(reports / "eval", rows), read_sweeps(reports / "sweeps")
     card, samples = read_card(data / "prepared" / "train"), read_manifest(data / "prepared" / "train")
     names = order_generators([folder.name for folder in sorted((data / "selected").glob("*")) if folder.is_dir()])
     plan = Plan(card.classes, names, params.resamples, params.confidence)
-    comparison, facts = compare(rows, _records(reports / "eval", rows), plan), data_card(card, samples, rows)
+    comparison, facts = compare(rows, records, plan), data_card(card, samples, rows)
     page = Page(
         comparison=comparison,
         data=facts,
+        sides=check_sides(samples, {fold: record.part.tolist() for (_, _, fold), record in records.items()}),
+        curves=mean_curves(records),
+        sweeps=sweep_pages(sweeps),
+        before_after=_before_after(reports / "eval" / GALLERY),
         generators=tuple(_generator(name, data, card, samples, params) for name in names),
-        detections=tuple(
-            (detection_title(file.stem), bytes_uri(file.read_bytes()))
-            for file in sorted((reports / "eval").glob("detections-*.png"))
-        ),
     )
     write_json(reports / "comparison.json", {**comparison, "data": facts})
+    write_json(reports / "metrics.json", metric_summary(comparison))
+    write_plots(reports / "plots", page.curves, sweeps)
     write_text(reports / "comparison.md", render_markdown(page))
     write_text(reports / "comparison.html", render_html(page))
 
@@ -73,33 +79,60 @@ def _records(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[RecordKey,
     return {key: read_record(folder / MATCHES / record_name(*key)) for key in keys}
 
 
+def _before_after(folder: Path) -> dict[str, BeforeAfter]:
+    """What `evaluate` shows of the test photos, by detector, with its pictures."""
+    file = folder / "gallery.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; run `python -m detectors evaluate` again")
+    described = json.loads(file.read_text(encoding="utf-8"))
+    return {name: _detector_pictures(one, folder / name) for name, one in described.items()}
+
+
+def _detector_pictures(described: Mapping[str, Any], folder: Path) -> BeforeAfter:
+    before, after = described["before"], described["after"]
+    groups: list[tuple[str, tuple[GalleryRow, ...]]] = []
+    for group, lines in described["shown"].items():
+        rows: list[GalleryRow] = []
+        for line in lines:
+            captions = {"truth": "the defect", "before": f"{before}: {line['before']}", "after": f"{after}: {line['after']}"}
+            files = [(caption, folder / line["pictures"][name]) for name, caption in captions.items()]
+            tiles = tuple((caption, bytes_uri(file.read_bytes(), "jpeg")) for caption, file in files)
+            rows.append(GalleryRow(f"{line['type']}, {line['photo']}", tiles))
+        groups.append((group, tuple(rows)))
+    return BeforeAfter(before, after, described["score"], described["defects"], described["counts"], tuple(groups))
+
+
 def _generator(name: str, data: Path, card: DatasetCard, samples: Sequence[Sample], params: ReportParams) -> GeneratorPage:
-    """Facts of every fold, and galleries of the first fold."""
+    """Facts and counts of every fold, and galleries of the first fold."""
     facts: list[tuple[str, str]] = []
+    made, fates = 0, Counter[str]()
     for fold in card.folds:
         prefix = f"fold {fold}: " if len(card.folds) > 1 else ""
         for stage in ("candidates", "selected", "labelled"):
             file = data / stage / name / fold_name(fold) / "card.json"
             values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
             facts += [(f"{prefix}{stage}.{key}", value) for key, value in flatten(values)]
+        selected = data / "selected" / name / fold_name(fold)
+        made += check_parents(name, _made(selected), [sample for sample in samples if sample.fold == fold])
+        fates += Counter(fate.fate for fate in read_fates(selected))
     shown = min(card.folds)
     clean = {sample.id: data / "prepared" / "train" / sample.image for sample in samples if sample.fold == shown}
-    made = _gallery(name, data, shown, clean, params.gallery_rows)
-    return GeneratorPage(name, tuple(facts), made, _candidates(name, data, shown, clean, params.candidate_rows))
+    rows = _gallery(name, data, shown, clean, params.gallery_rows)
+    candidates = _candidates(name, data, shown, clean, params.candidate_rows)
+    return GeneratorPage(name, made, tuple(sorted(fates.items())), tuple(facts), rows, candidates)
+
+
+def _made(folder: Path) -> list[Sample]:
+    return [sample for sample in read_manifest(folder) if not sample.is_good]
 
 
 def _gallery(name: str, data: Path, fold: int, clean: Mapping[str, Path], count: int) -> tuple[GalleryRow, ...]:
     folder = data / "selected" / name / fold_name(fold)
     labels = data / "labelled" / name / fold_name(fold) / "annotations.json"
     boxes = boxes_by_image(json.loads(labels.read_text(encoding="utf-8")))
-    made = {sample.id: sample for sample in read_manifest(folder) if not sample.is_good}
-    rows: list[GalleryRow] = []
-    for sample in (made[one] for one in spread_over_types({s.id: s.defect for s in made.values()}, count)):
-        origin = next(iter(sample.parents), "")
-        if origin not in clean:
-            raise ValueError(f"{name}, {sample.id}: its clean photo {origin!r} is not in train's manifest; run `select` again")
-        rows.append(gallery_row(sample, folder, clean[origin], boxes[sample.image]))
-    return tuple(rows)
+    made = {sample.id: sample for sample in _made(folder)}
+    chosen = [made[one] for one in spread_over_types({s.id: s.defect for s in made.values()}, count)]
+    return tuple(gallery_row(sample, folder, clean[sample.parents[0]], boxes[sample.image]) for sample in chosen)
 
 
 def _candidates(name: str, data: Path, fold: int, clean: Mapping[str, Path], count: int) -> tuple[GalleryRow, ...]:

@@ -88,7 +88,7 @@ def test_train_and_evaluate_both_detectors(factory, capsys):
         "metrics.json",
         "ground_truth-fold-0.json",
         "predictions/rtdetr-real-fold-0.json",
-        "detections-yolo_seg-fold-0.png",
+        "gallery/gallery.json",
     } <= names
     assert rows[0]["pixel"] is None
     assert rows[1]["pixel"]["auroc"] is not None

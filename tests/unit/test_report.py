@@ -1,68 +1,27 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from pipeline.images import write_png
-from pipeline.masks.crops import Window
-from pipeline.matches import Matches, MatchRecord, record_name, write_record
-from pipeline.params import ReportParams
-from pipeline.records import DatasetCard, Sample, write_card, write_json, write_manifest
-from pipeline.reporting import comparison, data_card, pictures, render
-from pipeline.shards import CandidateFate, Candidates, PartRecord, RequestRecord, write_fates, write_shard
-from pipeline.stages.report import report
+from pipeline.matches import Matches
+from pipeline.records import read_manifest
+from pipeline.reporting import charts, comparison, data_card, pictures, plots, render, reweighting, sweeps, wording
+from tests.report_toy import (
+    CLASSES,
+    records_of,
+    rows_of,
+    run_report,
+    sample,
+    write_quick_look,
+    write_study,
+    write_sweeps,
+)
 from tests.study_toy import World, draw_study
-
-CLASSES = ("hole", "scratch")
-
-
-def eval_row(detector: str, arm: str, fold: int, box: float, *, masks: bool = False) -> dict:
-    scores = {
-        "map50": box,
-        "map": round(box / 2, 6),
-        "per_class": {"hole": {"map50": box, "map": 0.1}, "scratch": {"map50": None, "map": None}},
-    }
-    facts = {
-        "images": 9,
-        "good_images": 4,
-        "good_parts": 4,
-        "parts_per_type": {"hole": 5, "scratch": 0},
-        "defects_per_type": {"hole": 6, "scratch": 0},
-    }
-    return {
-        "detector": detector,
-        "arm": arm,
-        "fold": fold,
-        **facts,
-        "box": scores,
-        "mask": scores if masks else None,
-        "image_auroc": 0.75,
-        "image_ap": 0.875,
-        "region_f_measure": {"all": 0.5, "per_class": {"hole": 0.5, "scratch": None}},
-        "pixel": {"auroc": 0.9, "ap": 0.4, "f1_max": 0.45, "pro": 0.6, "f_measure": 0.3} if masks else None,
-        "val_box_map50": box,
-    }
-
-
-def rows_of(values: dict[str, list[float]], detector: str = "rtdetr") -> list[dict]:
-    return [eval_row(detector, arm, fold, value) for arm, many in values.items() for fold, value in enumerate(many)]
-
-
-def record(found: int, parts: int = 4) -> MatchRecord:
-    """Holes on as many parts, one a photo; the first ones are found, the others missed. No false alarm."""
-    rows = np.arange(found)
-    truths = np.stack([np.ones(parts, int), np.zeros(parts, int)], axis=1)
-    matches = Matches(rows, np.zeros(found, int), np.full(found, 0.9), np.ones((found, 1), bool), truths)
-    names = np.array([f"p{i}" for i in range(parts)])
-    return MatchRecord(CLASSES, np.array([0.5]), np.arange(1, parts + 1), names, np.zeros(parts), matches, None)
-
-
-def records_of(found: dict[str, list[int]], detector: str = "rtdetr") -> dict[tuple[str, str, int], MatchRecord]:
-    return {(detector, arm, fold): record(count) for arm, many in found.items() for fold, count in enumerate(many)}
 
 
 def plan(*generators: str) -> comparison.Plan:
@@ -146,10 +105,6 @@ def test_masks_that_nobody_drew_are_named_so():
 # --- data ------------------------------------------------------------------------------------------------------------------
 
 
-def sample(name: str, defect: str | None, part: str, split: str = "train", fold: int = 0) -> Sample:
-    return Sample(name, f"images/{name}.png", None if defect is None else f"masks/{name}.png", defect, part, split, fold)  # type: ignore[arg-type]
-
-
 def test_parts_and_photos_are_counted_apart():
     samples = [
         sample("a1", "hole", "a"),
@@ -216,11 +171,186 @@ def test_bars_are_drawn_to_scale():
     records = records_of({"real": [1, 2], "defectfill": [2, 2]})
     found = comparison.compare(rows_of({"real": [0.2, 0.4], "defectfill": [0.4, 0.4]}), records, plan())
     arms = found["detectors"]["rtdetr"]["arms"]
-    chart = render.bar_chart("rtdetr", arms)
-    # The axis ends at 0.4, the next tenth at or above the largest value: 0.3 is three quarters of 420.
-    assert [bar.width for bar in chart.bars] == [315.0, 420.0]
-    assert chart.bars[0].dots == (210.0, 420.0)
-    assert [bar.kind for bar in chart.bars] == ["real", "learned"]
+    chart = charts.bar_chart("rtdetr", arms)
+    # From 0 to 0.4, which is 324 wide and begins at 18: 0.3 is three quarters of it, 0.2 a half.
+    assert [row.x for row in chart.rows] == [261.0, 342.0]
+    assert chart.rows[0].dots == (180.0, 342.0)
+    assert [text for _, text in chart.ticks] == ["0", "10", "20", "30", "40"]
+    assert len({row.style.colour for row in chart.rows}) == 2
+
+
+def test_axes_hold_both_ends_in_round_steps():
+    assert charts.axis(-0.03, 0.12) == (-0.05, 0.0, 0.05, 0.1, 0.15)
+    assert charts.axis(0.0, 1.0) == (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def test_a_forest_shows_each_interval_around_its_mean_and_leaves_the_baseline_out():
+    gap = {"mean": 0.1, "low": 0.0, "high": 0.2}
+    chart = charts.forest({"real": {"classical": gap}, "defectfill": {"real": gap}}, "real")
+    assert chart is not None
+    (row,) = chart.rows
+    # From -0.05 to 0.2 on 324 units from 18: zero lies a fifth along.
+    assert (chart.zero, row.low, row.x, row.high) == (82.8, 82.8, 212.4, 342.0)
+    assert row.text == "+10.0 (+0.0 to +20.0)"
+    assert charts.forest({"real": {"classical": gap}}, "copy_paste") is None
+
+
+def test_arms_of_one_generator_share_a_colour_and_differ_by_dashes():
+    arms = ["real", "b", "a", "a_classical", "a_only"]
+    styles = [charts.style_of(arm, arms) for arm in arms]
+    assert styles[2].colour == styles[3].colour == styles[4].colour
+    assert len({style.colour for style in styles[:3]}) == 3
+    assert len({style.dash for style in styles[2:]}) == 3
+
+
+def test_precision_at_recall_of_three_detections_by_hand():
+    # Right, wrong, right, of three defects: precision 1 up to a recall of 1/3, 2/3 up to 2/3, then nothing.
+    right = np.array([[True], [False], [True]])
+    matches = Matches(np.arange(3), np.zeros(3, int), np.array([0.9, 0.8, 0.7]), right, np.ones((3, 1), int))
+    curve = reweighting.precision_at_recall(matches, 0)
+    assert curve[:34].tolist() == [1.0] * 34
+    assert curve[34:67] == pytest.approx([2 / 3] * 33)
+    assert not curve[67:].any()
+    assert curve.mean() == pytest.approx(reweighting.reweighted_map(matches, [0], np.arange(3), np.ones((1, 3)))[0])
+
+
+def test_curves_are_means_over_folds_and_their_height_is_the_score():
+    curves = plots.mean_curves(records_of({"real": [1, 2]}))["rtdetr"]["real"]
+    # Fold 0 finds one of four holes, fold 1 two: 26 and 51 of the 101 recalls.
+    assert curves[:26] == (1.0,) * 26
+    assert curves[26:51] == (0.5,) * 25
+    assert not any(curves[51:])
+
+
+def test_confusions_of_folds_are_added_and_must_have_been_counted_alike():
+    rows = rows_of({"real": [0.25, 0.5]})
+    total = comparison.total_confusion([row["confusion"] for row in rows])
+    assert total["found"] == [[6, 2], [0, 0]]
+    assert (total["missed"], total["good_photos"], total["good_photos_alarmed"]) == ([4, 0], 8, 4)
+    assert (total["score"], total["iou"]) == (0.3, 0.5)
+    with pytest.raises(ValueError, match=r"another evaluate\.f_measure_score"):
+        comparison.total_confusion([rows[0]["confusion"], rows[1]["confusion"] | {"score": 0.5}])
+
+
+# --- sweeps ----------------------------------------------------------------------------------------------------------------
+
+
+def point(value: float, real: float, learned: float, low: float | None, folds: int = 3) -> dict:
+    """A comparison at one value, as far as sweeps read it."""
+    rows = {"real": real, "defectfill": learned}
+    gap = {"mean": learned - real, "low": low, "high": None if low is None else 2 * (learned - real) - low}
+    arms = {arm: {"box_map50": score, "by_fold": {str(f): score + f / 100 for f in range(folds)}} for arm, score in rows.items()}
+    result = {"arms": arms, "differences": {"defectfill": {"real": gap}}, "best_arm": "defectfill"}
+    return {"value": value, "folds": list(range(folds)), "detectors": {"rtdetr": result}}
+
+
+def test_a_learning_curve_has_its_points_to_scale_with_intervals():
+    pages = sweeps.sweep_pages({"prepare.k": {"points": [point(2, 0.2, 0.4, 0.1), point(10, 0.5, 0.5, -0.1)]}})
+    assert [page.parameter for page in pages] == ["prepare.k", "mix.share"]
+    ((_, scores, gains),) = pages[0].charts
+    assert [line.name for line in scores.lines] == ["real", "best learned arm"]
+    assert [text for _, text in scores.x_ticks] == ["2", "10"]
+    assert gains is not None
+    (line,) = gains.lines
+    (_, high, low), _ = line.whiskers
+    # The axis goes from -10 to 30 points over 200 units down from 12.
+    assert (high, line.points[0][1], low) == (12.0, 62.0, 112.0)
+    assert pages[0].table[0] == ("rtdetr", "2", "20.0", "–", "–", "defectfill", "40.0", "+20.0 (+10.0 to +30.0)", "–")
+
+
+def test_points_of_one_fold_have_no_interval():
+    ((_, scores, gains),) = sweeps.sweep_pages({"prepare.k": {"points": [point(2, 0.2, 0.4, None, 1)]}})[0].charts
+    assert gains is not None
+    assert not any(line.whiskers for line in (*scores.lines, *gains.lines))
+
+
+def test_a_sweep_that_was_not_run_says_how(project: Path):
+    html = run_report(project)["html"]
+    assert "make sweep KEY=prepare.k VALUES=&#34;2 5 10&#34;" in html
+    assert (project / "reports" / "plots" / "prepare.k.csv").read_text() == "detector,arm,value,box_map50\n"
+
+
+def test_values_that_are_no_numbers_stand_evenly():
+    assert sweeps.places(["ddim", "dpm"]) == [0.0, 1.0]
+    assert sweeps.places([2, 5]) == [2.0, 5.0]
+
+
+def test_a_sweep_without_points_is_refused(tmp_path: Path):
+    (tmp_path / "prepare.k.json").write_text('{"parameter": "prepare.k", "points": []}')
+    with pytest.raises(ValueError, match=r"prepare\.k\.json has no point"):
+        sweeps.read_sweeps(tmp_path)
+
+
+# --- words -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    write_study(folder)
+    run_report(folder)
+    write_sweeps(folder)
+    return folder
+
+
+def test_a_study_is_told_in_words_with_its_intervals_and_what_it_could_not_see(study: Path):
+    texts = run_report(study)
+    found = json.loads(texts["json"])
+    assert wording.headline(found) == "Yes: defectfill with rtdetr. No evidence: defectfill with yolo_seg."
+    helps, nothing = wording.statements(found)
+    gap = found["detectors"]["rtdetr"]["differences"][found["detectors"]["rtdetr"]["best_arm"]]["real"]
+    assert f"Gain over the real photos alone: {100 * gap['mean']:+.1f} points (95 % sure:" in helps.text
+    assert helps.text.endswith("It beats both, by more than chance explains.")
+    smallest = found["detectors"]["yolo_seg"]["verdicts"]["defectfill"]["smallest"]
+    assert nothing.text.endswith(f"a gain over both of less than about {100 * smallest:.1f} points would often go unseen.")
+    assert helps.text in texts["html"]
+    assert nothing.text in texts["html"]
+
+
+def test_a_quick_look_names_scores_and_promises_nothing(project: Path):
+    found = json.loads(run_report(project)["json"])
+    assert wording.headline(found) == "Quick look: no verdict yet"
+    assert wording.statements(found) == []
+    assert wording.quick_look(found)[0] == (
+        "rtdetr scored 25.0 with the real photos alone, 50.0 with defects made by defectfill."
+    )
+
+
+def test_every_chart_is_well_formed(study: Path):
+    html = run_report(study)["html"]
+    drawn = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    assert all(ElementTree.fromstring(svg).get("viewBox") for svg in drawn)
+    # Two detectors with bars, two forests and curves, and two charts of each sweep; the others are keys of legends.
+    assert sum("aria-label" in svg for svg in drawn) == 2 * (4 + 2 * 2)
+
+
+def test_files_for_dvc_hold_scores_curves_and_sweeps(study: Path):
+    found = json.loads(run_report(study)["json"])
+    metrics = json.loads((study / "reports" / "metrics.json").read_text())
+    assert metrics["verdict"] == "defectfill helps rtdetr; defectfill gives no evidence of helping yolo_seg"
+    arms = found["detectors"]["rtdetr"]["arms"]
+    assert metrics["box_map50"]["rtdetr"] == {arm: row["box_map50"] for arm, row in arms.items()}
+    curves = (study / "reports" / "plots" / "precision_recall.csv").read_text().splitlines()
+    assert len(curves) == 1 + 2 * 5 * 21
+    sweep = (study / "reports" / "plots" / "prepare.k.csv").read_text().splitlines()
+    assert f"rtdetr,real,2,{arms['real']['box_map50']}" in sweep
+
+
+# --- honesty ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_part_that_was_trained_on_and_tested_stops_the_report(project: Path):
+    train = read_manifest(project / "data" / "prepared" / "train")
+    assert data_card.check_sides(train, {0: ["t0", "t1", "t1"]}) == [{"fold": 0, "train_parts": 3, "test_parts": 2}]
+    with pytest.raises(ValueError, match="fold 0: part 'p2' is on train's side and was tested"):
+        data_card.check_sides(train, {0: ["t0", "p2"]})
+
+
+def test_candidates_are_counted_by_what_became_of_them(project: Path):
+    html = run_report(project)["html"]
+    assert "<td>kept</td><td>1</td>" in html
+    assert "<td>changed too little of the mask</td><td>1</td>" in html
+    assert "1 synthetic samples of defectfill" in html
 
 
 # --- the stage -------------------------------------------------------------------------------------------------------------
@@ -228,83 +358,22 @@ def test_bars_are_drawn_to_scale():
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Two clean photos, a reference, one synthetic hole at (20..29, 30..33), and an evaluation of two arms on fold 0."""
-    train = tmp_path / "data" / "prepared" / "train"
-    clean = np.full((64, 64, 3), 100, np.uint8)
-    for name in ("g1", "g2", "ref"):
-        write_png(train / "images" / f"{name}.png", clean)
-    mask = np.zeros((64, 64), bool)
-    mask[30:34, 20:30] = True
-    write_png(train / "masks" / "ref.png", mask)
-    write_manifest(train, [sample("g1", None, "p1"), sample("g2", None, "p2"), sample("ref", "hole", "p3")])
-    card = DatasetCard(
-        "plates <&>", "folder", CLASSES, 5, {"hole": 1}, (0,), "mask", ("x.png: mask is empty",), ("3 images were grey",)
-    )
-    write_card(train, card)
-    selected = tmp_path / "data" / "selected" / "defectfill" / "fold-0"
-    result = clean.copy()
-    result[mask] = 130
-    write_png(selected / "images" / "s1.png", result)
-    write_png(selected / "masks" / "s1.png", mask)
-    write_manifest(
-        selected, [Sample("s1", "images/s1.png", "masks/s1.png", "hole", "p1", "train", 0, "synthetic", ("g1", "ref"))]
-    )
-    write_json(selected / "card.json", {"perceptual": "base", "kept": 1})
-    write_candidates(tmp_path / "data" / "candidates" / "defectfill" / "fold-0", selected, clean[:16, :16], mask[24:40, 16:32])
-    coco = {
-        "images": [{"id": 1, "file_name": "images/s1.png"}],
-        "annotations": [{"image_id": 1, "bbox": [20, 30, 10, 4]}],
-        "categories": [],
-    }
-    write_json(tmp_path / "data" / "labelled" / "defectfill" / "fold-0" / "annotations.json", coco)
-    rows = [*rows_of({"real": [0.25], "defectfill": [0.5]}), eval_row("yolo_seg", "real", 0, 0.125, masks=True)]
-    write_json(tmp_path / "reports" / "eval" / "metrics.json", {"rows": rows})
-    for (detector, arm, fold), one in (
-        records_of({"real": [1], "defectfill": [2]}) | records_of({"real": [1]}, "yolo_seg")
-    ).items():
-        write_record(tmp_path / "reports" / "eval" / "matches" / record_name(detector, arm, fold), one)
-    write_png(tmp_path / "reports" / "eval" / "detections-rtdetr-fold-0.png", clean)
+    write_quick_look(tmp_path)
     return tmp_path
 
 
-def write_candidates(folder: Path, selected: Path, clean: np.ndarray, mask: np.ndarray) -> None:
-    """A request with two candidates, the second kept."""
-    request = RequestRecord(
-        "fold-0-00000-0-hole",
-        0,
-        "g1",
-        Window(16, 24, 16),
-        (PartRecord("hole", "affine", "ref#0", ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))),),
-    )
-    folder.mkdir(parents=True)
-    write_shard(folder / "shard-0000.tar", [Candidates(request, (mask,), (clean + 1, clean + 30), (mask, mask), True)])
-    shared = {"request": request.id, "shard": "shard-0000.tar", "defect": "hole", "clean": "g1", "references": ("ref#0",)}
-    scores = {"score": 1.5, "changed_share": 0.75, "label_iou": 0.5, "nearest_reference": "ref#0", "reference_distance": 0.625}
-    fates = [("changed too little of the mask", None), ("kept", "s1")]
-    with write_fates(selected) as note:
-        note(
-            CandidateFate(**shared, **scores, number=number, quality=0.25, fate=fate, sample=name)
-            for number, (fate, name) in enumerate(fates)
-        )
-
-
-def run(project: Path) -> dict[str, str]:
-    report(ReportParams(gallery_rows=4, candidate_rows=2, resamples=100, confidence=0.95), project / "data", project / "reports")
-    return {kind: (project / "reports" / f"comparison.{kind}").read_text(encoding="utf-8") for kind in ("json", "md", "html")}
-
-
 def test_report_holds_the_numbers_in_all_three_forms(project: Path):
-    texts = run(project)
+    texts = run_report(project)
     assert json.loads(texts["json"])["detectors"]["rtdetr"]["arms"]["defectfill"]["box_map50"] == 0.5
     assert "| defectfill | 0.500 | 0.250 | 0.750 | 0.875 | 0.500 |" in texts["md"]
     assert "| defectfill | +0.248 (one fold: no interval) | – | – |" in texts["md"]
-    assert "<td>defectfill</td><td>0.500</td><td>0.250</td><td>0.750</td><td>0.875</td><td>0.500</td>" in texts["html"]
+    assert "<td>defectfill</td><td>50.0</td><td>25.0</td><td>75.0</td><td>87.5</td><td>50.0</td>" in texts["html"]
     for text in texts.values():
-        assert "quick look: no verdict" in text
+        assert "quick look: no verdict" in text.lower()
 
 
 def test_html_is_self_contained_well_formed_and_escaped(project: Path):
-    html = run(project)["html"]
+    html = run_report(project)["html"]
     assert "plates &lt;&amp;&gt;" in html
     assert "plates <&>" not in html
     assert "http://" not in html
@@ -312,27 +381,29 @@ def test_html_is_self_contained_well_formed_and_escaped(project: Path):
     assert "<script" not in html
     svg = html[html.index("<svg") : html.index("</svg>") + 6]
     assert len(ElementTree.fromstring(svg).findall("rect")) == 2
-    # One whole row of six pictures, one picture of detections, and clean crop, mask and two candidates of a request.
-    assert html.count("data:image/png;base64,") == 11
+    # One row of six pictures of a synthetic sample, two of three of test photos, and clean crop, mask and two candidates of a
+    # request. Masks are PNG.
+    assert (html.count("data:image/png;base64,"), html.count("data:image/jpeg;base64,")) == (2, 14)
+    assert "a&lt;b&gt;.png" in html
     assert "x.png: mask is empty" in html
-    assert "selected.perceptual</td><td>base" in html
+    assert 'selected.perceptual</td><td class="wrap">base' in html
 
 
 def test_all_candidates_of_a_request_are_shown_with_their_fates_the_kept_one_first(project: Path):
-    html = run(project)["html"]
+    html = run_report(project)["html"]
     shown = [html.index(text) for text in ("wanted here", "kept: distance 1.50", "changed too little of the mask: distance 1.50")]
     assert shown == sorted(shown)
     assert "changed 75%, likeness 0.25, from reference 0.62" in html
 
 
 def test_same_inputs_give_the_same_bytes(project: Path):
-    assert run(project) == run(project)
+    assert run_report(project) == run_report(project)
 
 
 def test_report_names_the_stage_whose_output_is_missing(project: Path):
     (project / "reports" / "eval" / "metrics.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"metrics\.json is missing; run `python -m detectors evaluate`"):
-        run(project)
+        run_report(project)
 
 
 def test_report_names_the_records_that_are_missing(project: Path):
@@ -340,17 +411,23 @@ def test_report_names_the_records_that_are_missing(project: Path):
     with pytest.raises(
         FileNotFoundError, match=r"rtdetr-defectfill-fold-0\.npz missing; run `python -m detectors evaluate` again"
     ):
-        run(project)
+        run_report(project)
+
+
+def test_report_names_the_pictures_that_are_missing(project: Path):
+    (project / "reports" / "eval" / "gallery" / "gallery.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"gallery\.json is missing; run `python -m detectors evaluate` again"):
+        run_report(project)
 
 
 def test_report_never_opens_the_test_output(project: Path):
     assert not (project / "data" / "prepared" / "test").exists()
-    run(project)
+    run_report(project)
 
 
-def test_a_synthetic_sample_without_its_clean_photo_is_named(project: Path):
+def test_a_synthetic_sample_that_was_not_made_from_training_photos_is_named(project: Path):
     folder = project / "data" / "selected" / "defectfill" / "fold-0"
     text = (folder / "manifest.jsonl").read_text().replace('"g1"', '"gone"')
     (folder / "manifest.jsonl").write_text(text)
-    with pytest.raises(ValueError, match=r"defectfill, s1: its clean photo 'gone' is not in train's manifest"):
-        run(project)
+    with pytest.raises(ValueError, match=r"defectfill, s1: 'gone' it was made from is not in train's manifest"):
+        run_report(project)
