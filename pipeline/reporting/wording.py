@@ -114,7 +114,7 @@ def _statement(
 
 def _gains(gaps: Mapping[str, Mapping[str, Any]], confidence: float) -> str:
     """Gains over what a generator has to beat, and how sure they are."""
-    share = f"{confidence:.0%}".replace("%", " %")
+    share = f"{confidence:.0%}".replace("%", "\u00a0%")
     ends = {name: f"{gain(gaps[name]['low'])} to {gain(gaps[name]['high'])}" for name in _SHORT}
     return " ".join(
         f"Gain over {_SHORT[name]}: {gain(gaps[name]['mean'])} points ({share} sure: {ends[name]})." for name in _SHORT
