@@ -93,7 +93,7 @@ def _statement(
     word, arm = found["word"], found["arm"]
     gaps = result["differences"].get(arm, {})
     if word == "not tested":
-        return Statement(detector, generator, word, "An arm is missing: it needs `real` and `classical` beside its own.", "")
+        return Statement(detector, generator, word, "An arm is missing: it needs the arms real and classical beside its own.", "")
     scores = {name: points(result["arms"][name]["box_map50"]) for name in (arm, "real", "classical")}
     text = (
         f"{detector} scores {scores[arm]} with defects made by {generator}, {scores['real']} with the real photos alone and "
