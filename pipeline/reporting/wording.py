@@ -93,7 +93,7 @@ def _statement(
     word, arm = found["word"], found["arm"]
     gaps = result["differences"].get(arm, {})
     if word == "not tested":
-        return Statement(detector, generator, word, "An arm is missing: it needs `real` and `classical` beside its own.", "")
+        return Statement(detector, generator, word, "An arm is missing: it needs the arms real and classical beside its own.", "")
     scores = {name: points(result["arms"][name]["box_map50"]) for name in (arm, "real", "classical")}
     text = (
         f"{detector} scores {scores[arm]} with defects made by {generator}, {scores['real']} with the real photos alone and "
@@ -114,7 +114,7 @@ def _statement(
 
 def _gains(gaps: Mapping[str, Mapping[str, Any]], confidence: float) -> str:
     """Gains over what a generator has to beat, and how sure they are."""
-    share = f"{confidence:.0%}".replace("%", " %")
+    share = f"{confidence:.0%}".replace("%", "\u00a0%")
     ends = {name: f"{gain(gaps[name]['low'])} to {gain(gaps[name]['high'])}" for name in _SHORT}
     return " ".join(
         f"Gain over {_SHORT[name]}: {gain(gaps[name]['mean'])} points ({share} sure: {ends[name]})." for name in _SHORT

@@ -7,10 +7,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import yaml
 
 from pipeline.matches import Matches
 from pipeline.records import read_manifest
 from pipeline.reporting import charts, comparison, data_card, pictures, plots, render, reweighting, sweeps, wording
+from tests.conftest import ROOT
 from tests.report_toy import (
     CLASSES,
     records_of,
@@ -299,7 +301,7 @@ def test_a_study_is_told_in_words_with_its_intervals_and_what_it_could_not_see(s
     assert wording.headline(found) == "Yes: defectfill with rtdetr. No evidence: defectfill with yolo_seg."
     helps, nothing = wording.statements(found)
     gap = found["detectors"]["rtdetr"]["differences"][found["detectors"]["rtdetr"]["best_arm"]]["real"]
-    assert f"Gain over the real photos alone: {100 * gap['mean']:+.1f} points (95 % sure:" in helps.text
+    assert f"Gain over the real photos alone: {100 * gap['mean']:+.1f} points (95\u00a0% sure:" in helps.text
     assert helps.text.endswith("It beats both, by more than chance explains.")
     smallest = found["detectors"]["yolo_seg"]["verdicts"]["defectfill"]["smallest"]
     assert nothing.text.endswith(f"a gain over both of less than about {100 * smallest:.1f} points would often go unseen.")
@@ -334,6 +336,18 @@ def test_files_for_dvc_hold_scores_curves_and_sweeps(study: Path):
     assert len(curves) == 1 + 2 * 5 * 21
     sweep = (study / "reports" / "plots" / "prepare.k.csv").read_text().splitlines()
     assert f"rtdetr,real,2,{arms['real']['box_map50']}" in sweep
+
+
+def test_dvc_draws_every_file_of_plots_by_columns_it_has(study: Path):
+    run_report(study)
+    named = {name: drawn for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] for name, drawn in entry.items()}
+    files = sorted((study / "reports" / "plots").iterdir())
+    assert sorted(named) == [f"reports/plots/{file.name}" for file in files]
+    for file in files:
+        drawn = named[f"reports/plots/{file.name}"]
+        template = (ROOT / ".dvc" / "plots" / f"{drawn['template']}.json").read_text()
+        fields = {one["field"] for one in json.loads(template)["encoding"].values()} - {"rev", "<DVC_METRIC_X>", "<DVC_METRIC_Y>"}
+        assert {drawn["x"], drawn["y"], *fields} == set(file.read_text().splitlines()[0].split(","))
 
 
 # --- honesty ---------------------------------------------------------------------------------------------------------------
