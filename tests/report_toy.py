@@ -115,7 +115,9 @@ def write_synthetic(data: Path, fold: int, clean: np.ndarray, result: np.ndarray
         "annotations": [{"image_id": 1, "bbox": [20, 30, 10, 4]}],
         "categories": [],
     }
-    write_json(data / "labelled" / "defectfill" / f"fold-{fold}" / "annotations.json", coco)
+    labelled = data / "labelled" / "defectfill" / f"fold-{fold}"
+    write_json(labelled / "annotations.json", coco)
+    write_png(labelled / "images" / "s1.png", result)
 
 
 def write_candidates(folder: Path, selected: Path, clean: np.ndarray, mask: np.ndarray) -> None:

@@ -90,23 +90,6 @@ def check_sides(samples: Sequence[Sample], tested: Mapping[int, Iterable[str]]) 
     return found
 
 
-def check_parents(name: str, made: Sequence[Sample], samples: Sequence[Sample]) -> int:
-    """How many synthetic samples of one fold there are, after a look that each was made from training photos alone.
-
-    Raises:
-        ValueError: Naming a sample with another parent.
-    """
-    known = {sample.id for sample in samples if sample.split == "train"}
-    for sample in made:
-        strange = [parent for parent in sample.parents if parent not in known]
-        if strange or not sample.parents:
-            raise ValueError(
-                f"{name}, {sample.id}: {strange[0] if strange else 'nothing'!r} it was made from is not in train's manifest; "
-                "run `select` again"
-            )
-    return len(made)
-
-
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Dotted name and text of every value of a card, in the card's order."""
     found: list[tuple[str, str]] = []

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.images import write_png
 from pipeline.matches import Matches
 from pipeline.records import read_manifest
 from pipeline.reporting import charts, comparison, data_card, pictures, plots, render, reweighting, sweeps, wording
+from pipeline.reporting.provenance import ProvenanceError
 from tests.conftest import ROOT
 from tests.report_toy import (
     CLASSES,
@@ -445,3 +447,37 @@ def test_a_synthetic_sample_that_was_not_made_from_training_photos_is_named(proj
     (folder / "manifest.jsonl").write_text(text)
     with pytest.raises(ValueError, match=r"defectfill, s1: 'gone' it was made from is not in train's manifest"):
         run_report(project)
+
+
+def plant(project: Path, *, labelled: bool, size: tuple[int, int] = (64, 64)) -> None:
+    """A photo nobody made stands where the synthetic one was."""
+    photo = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    folders = ("labelled",) if labelled else ("selected", "labelled")
+    for folder in folders:
+        write_png(project / "data" / folder / "defectfill" / "fold-0" / "images" / "s1.png", photo)
+
+
+def test_a_photo_planted_in_the_labelled_set_stops_the_report(project: Path):
+    plant(project, labelled=True)
+    with pytest.raises(ProvenanceError, match=r"labelled/defectfill/fold-0/images/s1.png is not the file that `select` wrote"):
+        run_report(project)
+
+
+def test_a_photo_planted_before_labelling_stops_the_report(project: Path):
+    plant(project, labelled=False)
+    with pytest.raises(ProvenanceError, match=r"s1.png is not g1, the training photo it names: away from its labels 0% of"):
+        run_report(project)
+
+
+def test_a_planted_photo_of_another_size_stops_the_report(project: Path):
+    plant(project, labelled=False, size=(32, 64))
+    with pytest.raises(ProvenanceError, match=r"away from its labels 0% of the pixels are the same, expected 50% at least"):
+        run_report(project)
+
+
+def test_where_labels_fill_the_photo_the_report_says_that_it_cannot_tell(project: Path):
+    """A label of 60 x 60 of 64 x 64 pixels leaves nothing away from it."""
+    mask = np.zeros((64, 64), bool)
+    mask[2:62, 2:62] = True
+    write_png(project / "data" / "selected" / "defectfill" / "fold-0" / "masks" / "s1.png", mask)
+    assert "labels of 1 images leave too few pixels to tell" in run_report(project)["html"]
