@@ -76,9 +76,8 @@ class Crew:
                     number = running.pop(future)
                     yield number, _result(future, what, number)
         finally:
-            for future in running:
-                future.cancel()
-            wait(running)
+            # Who is cancelled is not waited for: a Dask future that finishes at the same moment would never say so.
+            wait([future for future in running if not future.cancel()])
 
     def close(self) -> None:
         """Let the workers go."""

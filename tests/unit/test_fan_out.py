@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pipeline.fan_out import EXECUTOR, MAX_LOSSES, ExecutorError, WorkError, open_crew
+from pipeline.fan_out import EXECUTOR, MAX_LOSSES, Crew, ExecutorError, WorkError, open_crew
 from tests.cluster_toy import cluster
 from tests.conftest import ROOT
 
@@ -82,6 +84,31 @@ def test_a_unit_that_kills_its_worker_every_time_ends_the_run(monkeypatch: pytes
     with pytest.raises(WorkError, match=r"unit 3: the worker process was lost 4 times.*BLEMISH_EXECUTOR"):
         results(partial(die, tmp_path), range(4), "processes:1", monkeypatch)
     assert len((tmp_path / "deaths").read_text()) == MAX_LOSSES + 1
+
+
+class Silent(Executor):
+    """Its futures stay as they are, cancelled or not, but for unit 1, which fails."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        if args == (1,):
+            future.set_exception(ValueError("torn"))
+        return future
+
+
+def test_a_cancelled_unit_that_never_says_so_does_not_hold_up_the_error():
+    faults: list[str] = []
+
+    def run() -> None:
+        try:
+            list(Crew(Silent, lambda: 2).each(square, range(4), "unit"))
+        except WorkError as error:
+            faults.append(str(error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert faults == ["unit 1: torn"]
 
 
 @pytest.mark.slow
