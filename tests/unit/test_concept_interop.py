@@ -288,7 +288,7 @@ def test_what_does_not_fit_is_named(base: Path, tmp_path: Path, capsys: pytest.C
         (arguments(tmp_path / "none.safetensors", base, out), "none.safetensors does not load onto the base"),
         (arguments(tmp_path / "wide.safetensors", base, out), "wide.safetensors does not load onto the base"),
         (arguments(tmp_path / "deep.safetensors", base, out), "LoRA tensors, of which the base"),
-        (arguments(lora, base, out, "--prompt", "hole=again"), "--prompt names type 'hole' twice"),
+        (arguments(lora, base, out, "--prompt", "hole=again"), "--prompt names 'hole' twice"),
         (arguments(lora, base, out, "--prompt", "hole"), "--prompt takes NAME=VALUE, got 'hole'"),
         (arguments(lora, base, out, "--token", "pit=x"), "--token names types ['pit'] that have no --prompt"),
         (arguments(lora, base, out, "--token", f"hole={tmp_path / 'narrow.safetensors'}"), "takes rows of 64"),
