@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -39,6 +39,37 @@ class SerialExecutor(Executor):
         except Exception as error:
             future.set_exception(error)
         return future
+
+
+class ClusterExecutor(Executor):
+    """Runs what is submitted on a Dask cluster.
+
+    The library's own executor asks a future for its state after it fetched the result; where the worker that holds it is lost
+    in between, it gives out a TypeError in place of the result.
+    """
+
+    def __init__(self, client: Any) -> None:
+        """Of a connected `distributed.Client`, which stays the caller's."""
+        self._client = client
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Hand out; a unit whose result is lost with its worker is done again by the scheduler, and its result waited for."""
+        future: Future[Any] = Future()
+        # Not pure: a unit that is asked for again is to be run again, not looked up.
+        held = self._client.submit(fn, *args, **kwargs, pure=False)
+        future.add_done_callback(lambda outcome: held.cancel() if outcome.cancelled() else None)
+        held.add_done_callback(partial(_pass_on, future))
+        return future
+
+
+def _pass_on(future: Future[Any], held: Any) -> None:
+    """What became of a unit of the cluster, unless nobody waits for it any more."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(held.result())
+    except Exception as error:
+        future.set_exception(error)
 
 
 class Crew:
@@ -76,7 +107,7 @@ class Crew:
                     number = running.pop(future)
                     yield number, _result(future, what, number)
         finally:
-            # Who is cancelled is not waited for: a Dask future that finishes at the same moment would never say so.
+            # Who is cancelled is not waited for: it need never say that it ended.
             wait([future for future in running if not future.cancel()])
 
     def close(self) -> None:
@@ -111,15 +142,15 @@ def _finished(running: dict[Future[Any], int]) -> set[Future[Any]]:
 
 
 def _is_lost(future: Future[Any]) -> bool:
-    return not future.cancelled() and isinstance(future.exception(), BrokenExecutor)
+    return isinstance(future.exception(), BrokenExecutor)
 
 
 def _result(future: Future[Any], what: str, number: int) -> Any:
-    if future.cancelled():
-        raise WorkError(f"{what} {number}: the cluster's scheduler is gone; start it and run again, what is finished is kept")
     error = future.exception()
     if error is None:
         return future.result()
+    if isinstance(error, CancelledError):
+        raise WorkError(f"{what} {number}: the cluster's scheduler is gone; start it and run again, what is finished is kept")
     if isinstance(error, (OSError, ValueError)):
         raise WorkError(f"{what} {number}: {error}") from error
     error.add_note(f"in {what} {number}")
@@ -175,7 +206,5 @@ def _cluster(address: str) -> Iterator[Crew]:
     from distributed import Client
 
     with Client(address, set_as_default=False) as client:
-        # Not pure: a unit that is asked for again is to be run again, not looked up.
-        start = partial(client.get_executor, pure=False)
         # Workers may come and go.
-        yield Crew(start, lambda: AHEAD * max(1, client.scheduler_info(n_workers=1)["total_threads"]))
+        yield Crew(partial(ClusterExecutor, client), lambda: AHEAD * max(1, client.scheduler_info(n_workers=1)["total_threads"]))

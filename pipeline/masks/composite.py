@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from pipeline.images import Mask, Picture
 
 SMOOTH_SIGMA_PX = 1.0
+LEAST_SURE = 0.1
+"""Share of a mask that has to change surely before what changed faintly in it, or not at all, is told by the rest."""
+FAINT = 0.25
+"""Of a defect's strength, which the strongest tenth of its mask reaches."""
 
 
 def distance_to(mask: Mask) -> NDArray[np.float32]:
@@ -46,19 +50,50 @@ def change_size(result: NDArray[np.generic], clean: NDArray[np.generic]) -> NDAr
     return cv2.GaussianBlur(difference, (0, 0), SMOOTH_SIGMA_PX)
 
 
-def changed_region(result: Picture, clean: Picture, sure: float, possible: float) -> Mask:
-    """Pixels that differ, by hysteresis: a smoothed difference above `possible` grey levels, connected to one above `sure`.
+def changed_region(result: Picture, clean: Picture, mask: Mask, sure: float, possible: float) -> Mask:
+    """What became of a defect that was asked for: the pixels that differ, and those of `mask` between them.
 
-    One threshold high enough for the base's own errors cuts a faint scratch into pieces; what merely may have changed counts
-    where it continues what surely has (Canny 1986, section VIII).
+    A smoothed difference above `possible` grey levels counts where it is connected to one above `sure` (hysteresis, Canny 1986,
+    section VIII). Where a good part of `mask` surely changed, two things follow that an annotator does as well: inside it, a
+    defect goes on down to `FAINT` of its own strength, and a gap of it belongs to the defect, which would fall into pieces.
+
+    Args:
+        result: (H, W, 3) with the defect.
+        clean: (H, W, 3) without.
+        mask: (H, W) that was asked for.
+        sure: Grey levels that only a defect changes.
+        possible: Grey levels that count beside those.
     """
     size, differs = change_size(result, clean), (result != clean).any(axis=2)
-    maybe = (size > possible) & differs
-    count, pieces = cv2.connectedComponents(maybe.astype(np.uint8), connectivity=8)
+    strength = float(np.quantile(size[mask], 1 - LEAST_SURE))
+    if strength < sure:
+        return _connected(differs & (size > possible), size > sure)
+    limit = np.where(mask, min(possible, FAINT * strength), possible)
+    changed = _connected(differs & (size > limit), size > sure)
+    return changed | (mask & _hulls(changed & mask, mask))
+
+
+def _connected(maybe: Mask, sure: Mask) -> Mask:
+    """The 8-connected pieces of `maybe` that hold a pixel of `sure`."""
+    count, found = cv2.connectedComponents(maybe.astype(np.uint8), connectivity=8)
+    pieces = np.asarray(found)
     holds_sure = np.zeros(count, bool)
-    holds_sure[pieces[maybe & (size > sure)]] = True
+    holds_sure[pieces[maybe & sure]] = True
     holds_sure[0] = False
     return holds_sure[pieces]
+
+
+def _hulls(changed: Mask, mask: Mask) -> Mask:
+    """Convex hulls of what changed in each 8-connected piece of `mask`."""
+    count, pieces = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    filled = np.zeros(mask.shape, np.uint8)
+    for piece in range(1, count):
+        points = np.argwhere(changed & (pieces == piece))[:, ::-1].astype(np.int32)
+        if len(points):
+            hull = np.zeros_like(filled)
+            cv2.fillConvexPoly(hull, cv2.convexHull(points), 1)
+            filled |= hull * (pieces == piece)
+    return filled > 0
 
 
 def divided(changed: Mask, parts: Sequence[Mask]) -> tuple[Mask, ...]:

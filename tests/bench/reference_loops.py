@@ -119,5 +119,5 @@ def one_by_one(stock: Stock, placed: Placed, paint: Paint, numbers: Sequence[int
         image = paint(stock, placed, derive_seed("candidate", placed.request.id, number))
         masked_distance(stock.net, [image], [placed.request.clean], [placed.request.mask])
         images.append(image)
-    changed = tuple(changed_region(image, placed.request.clean, *stock.thresholds) for image in images)
+    changed = tuple(changed_region(image, placed.request.clean, placed.request.mask, *stock.thresholds) for image in images)
     return Candidates(placed.record, (placed.request.mask,), tuple(images), changed, False)

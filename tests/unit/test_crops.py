@@ -100,19 +100,46 @@ def test_changed_region_ignores_small_changes_and_is_empty_for_none():
     image = clean.copy()
     image[4:12, 4:12] = 160
     image[0, 0] = 103
-    region = changed_region(image, clean, 10.0, 10.0)
-    assert region[5:11, 5:11].all() and not region[0, 0]
-    assert not changed_region(clean, clean, 0.0, 0.0).any()
+    asked = mask_with((16, 16), slice(4, 12), slice(4, 12))
+    region = changed_region(image, clean, asked, 10.0, 10.0)
+    assert region[asked].all() and not region[0, 0]
+    assert not changed_region(clean, clean, asked, 0.0, 0.0).any()
 
 
-def test_a_faint_piece_counts_where_it_continues_a_sure_one():
-    clean = np.full((16, 40, 3), 100, np.uint8)
+def scratch(*pieces: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A grey picture with a scratch four pixels high, pieces of columns lighter by so much; the clean one; rows asked for."""
+    clean = np.full((16, 80, 3), 100, np.uint8)
     image = clean.copy()
-    image[6:10, 2:14], image[6:10, 14:22], image[6:10, 30:38] = 160, 120, 120
-    region = changed_region(image, clean, sure=40.0, possible=10.0)
+    for start, stop, lighter in pieces:
+        image[6:10, start:stop] += lighter
+    return image, clean, mask_with((16, 80), slice(6, 10), slice(2, 78))
+
+
+def test_what_is_faint_counts_beside_what_is_sure_and_nowhere_else():
+    image, clean, _ = scratch((2, 14, 60), (14, 22, 20), (30, 38, 20))
+    elsewhere = mask_with((16, 80), slice(12, 16), slice(2, 78))
+    region = changed_region(image, clean, elsewhere, sure=40.0, possible=10.0)
     assert region[7:9, 3:21].all(), "the faint half of the scratch"
     assert not region[:, 26:].any(), "as faint, but beside nothing"
-    assert not changed_region(image, clean, sure=40.0, possible=40.0)[:, 15:].any(), "one threshold loses it"
+    assert not changed_region(image, clean, elsewhere, sure=40.0, possible=40.0)[:, 15:].any(), "one threshold loses it"
+
+
+def test_a_defect_goes_on_down_to_a_quarter_of_its_own_strength():
+    image, clean, asked = scratch((2, 30, 60), (30, 50, 24), (50, 78, 8))
+    region = changed_region(image, clean, asked, sure=40.0, possible=30.0)
+    assert region[7:9, 3:49].all() and not region[:, 54:].any()
+
+
+def test_a_gap_belongs_to_the_defect_and_an_end_that_was_not_painted_does_not():
+    image, clean, asked = scratch((2, 20, 60), (40, 60, 60))
+    region = changed_region(image, clean, asked, sure=40.0, possible=30.0)
+    assert region[6:10, 3:59].all() and not region[:, 64:].any()
+    assert not region[:5].any() and not region[11:].any(), "no more than asked for is filled"
+
+
+def test_where_hardly_anything_changed_nothing_is_filled():
+    image, clean, asked = scratch((2, 5, 60), (70, 73, 60))
+    assert not changed_region(image, clean, asked, sure=30.0, possible=20.0)[:, 10:64].any()
 
 
 def test_a_painted_line_is_whole_at_half_the_size_wherever_it_lies():

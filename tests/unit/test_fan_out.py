@@ -11,10 +11,11 @@ import time
 from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline.fan_out import EXECUTOR, MAX_LOSSES, Crew, ExecutorError, WorkError, open_crew
+from pipeline.fan_out import EXECUTOR, MAX_LOSSES, ClusterExecutor, Crew, ExecutorError, WorkError, open_crew
 from tests.cluster_toy import cluster
 from tests.conftest import ROOT
 
@@ -109,6 +110,23 @@ def test_a_cancelled_unit_that_never_says_so_does_not_hold_up_the_error():
     thread.start()
     thread.join(20)
     assert faults == ["unit 1: torn"]
+
+
+class LostAndFound:
+    """A future of the cluster whose worker is lost when it is asked for its state, and whose result is there all the same."""
+
+    status = "lost"
+
+    def add_done_callback(self, call):
+        call(self)
+
+    def result(self):
+        return 49
+
+
+def test_a_result_whose_worker_is_lost_while_it_is_fetched_is_a_result():
+    client = SimpleNamespace(submit=lambda fn, *args, pure: LostAndFound())
+    assert dict(Crew(partial(ClusterExecutor, client), lambda: 1).each(square, [7], "unit")) == {7: 49}
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ class DefectFillSampler:
             image = apply_change(request.clean, change, np.ones_like(request.mask), 0)
         else:
             image = apply_change(request.clean, change, request.mask, self._job.feather_px)
-        return Synthetic(image, changed_region(image, request.clean, *self._thresholds), painted.early)
+        return Synthetic(image, changed_region(image, request.clean, request.mask, *self._thresholds), painted.early)
 
     def _text_of(self, defects: tuple[str, ...]) -> Tensor:
         for defect in defects:
