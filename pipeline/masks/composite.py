@@ -76,7 +76,7 @@ def changed_region(result: Picture, clean: Picture, mask: Mask, sure: float, pos
 def _connected(maybe: Mask, sure: Mask) -> Mask:
     """The 8-connected pieces of `maybe` that hold a pixel of `sure`."""
     count, found = cv2.connectedComponents(maybe.astype(np.uint8), connectivity=8)
-    pieces = np.asarray(found)
+    pieces = np.asarray(found, np.intp)
     holds_sure = np.zeros(count, bool)
     holds_sure[pieces[maybe & sure]] = True
     holds_sure[0] = False
