@@ -49,8 +49,8 @@ sweep: setup  ## The whole flow at several values of a parameter: KEY=prepare.k 
 flow: setup  ## The same stages under Prefect, with retries.
 	python -m flows reproduce
 
-test: setup  ## All tests.
-	pytest
+test: setup  ## All tests, two files at a time.
+	pytest --numprocesses 2 --dist loadfile
 
 test-fast: setup  ## The tests that take seconds.
 	pytest -m 'not slow'

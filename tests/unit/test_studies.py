@@ -9,7 +9,7 @@ from pipeline.reporting.differences import Difference, difference, standard_erro
 from tests.study_toy import World, judge_study
 
 RESAMPLES = 200
-COUNTS = [40, pytest.param(400, marks=pytest.mark.slow)]
+COUNTS = [40, pytest.param(400, marks=(pytest.mark.slow, pytest.mark.exhaustive))]
 # The null that is hardest to get right: `real` is plainly beaten, and the generator adds nothing to `classical`.
 NO_GAIN = {"real": -1.0, "classical": 0.5, "learned": 0.5}
 ALL_EQUAL = {"real": 0.0, "classical": 0.0, "learned": 0.0}
