@@ -18,7 +18,7 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 CONFIGURE = python -m pipeline configure --profile $(PROFILE) \
 	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid)
 
-.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling bench-synthesis bench-evaluation bench-studies bench-proof bench-ways sweep concept-gallery placement-gallery lock
+.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling bench-synthesis bench-evaluation bench-studies bench-proof bench-ways bench-questions sweep concept-gallery placement-gallery lock
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -87,6 +87,9 @@ bench-proof: setup  ## Does synthetic data help on real parts? Hours, resumes; D
 
 bench-ways: setup  ## How synthetic data is best used, and which link breaks, on val parts; after bench-proof. FOLDS=0 1 2.
 	python -m tests.bench.ways $(if $(FOLDS),--folds $(FOLDS))
+
+bench-questions: setup  ## Background in boxes, and types held out, on real tiles; after bench-proof. FOLDS=0 1 2.
+	python -m tests.bench.questions $(if $(FOLDS),--folds $(FOLDS))
 
 bench-sampling: setup  ## Which sampling options help on real tiles, and what each costs; DATA=folder of magnetic tiles.
 	python -m tests.bench.sampling --data '$(DATA)'
