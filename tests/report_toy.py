@@ -181,7 +181,10 @@ STUDY_ARMS = {"real": -0.5, "classical": -0.4, "copy_paste": 0.0, "defectfill": 
 
 
 def write_study(root: Path) -> None:
-    """Three folds: with one detector the generator helps, with the other it adds nothing. No parts are shared with training."""
+    """Three folds: with one detector the generator helps, with the other it adds nothing. No parts are shared with training.
+
+    The report is written, and beside it both known sweeps.
+    """
     write_training(root, (0, 1, 2))
     rows: list[dict] = []
     records: dict[tuple[str, str, int], MatchRecord] = {}
@@ -194,6 +197,8 @@ def write_study(root: Path) -> None:
         rows.append(eval_row(detector, arm, fold, round(score, 6), masks=detector == "yolo_seg"))
     write_evaluation(root / "reports" / "eval", rows, records)
     write_before_after(root / "reports" / "eval" / "gallery", "rtdetr", "yolo_seg")
+    run_report(root)
+    _write_sweeps(root)
 
 
 def run_report(root: Path) -> dict[str, str]:
@@ -203,7 +208,7 @@ def run_report(root: Path) -> dict[str, str]:
     return {kind: (root / "reports" / f"comparison.{kind}").read_text(encoding="utf-8") for kind in ("json", "md", "html")}
 
 
-def write_sweeps(root: Path) -> None:
+def _write_sweeps(root: Path) -> None:
     """Both known sweeps at three values, each the report's own comparison."""
     comparison = json.loads((root / "reports" / "comparison.json").read_text(encoding="utf-8"))
     points = [{"value": value, **comparison} for value in (2, 5, 10)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import look, photograph
-from tests.report_toy import run_report, write_quick_look, write_study, write_sweeps
+from tests.report_toy import run_report, write_quick_look, write_study
 
 PHONE, DESK = 390, 1280
 
@@ -24,8 +24,6 @@ def quick_look(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("study")
     write_study(root)
-    run_report(root)
-    write_sweeps(root)
     run_report(root)
     return root / "reports" / "comparison.html"
 

@@ -23,7 +23,6 @@ from tests.report_toy import (
     sample,
     write_quick_look,
     write_study,
-    write_sweeps,
 )
 from tests.study_toy import World, draw_study
 
@@ -292,8 +291,6 @@ def test_a_sweep_without_points_is_refused(tmp_path: Path):
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     write_study(folder)
-    run_report(folder)
-    write_sweeps(folder)
     return folder
 
 
