@@ -1,4 +1,6 @@
-"""`make bench-proof`: does synthetic data help detectors on real parts nobody has seen? Writes reports/bench/proof.json.
+"""`make bench-proof`: does synthetic data help detectors on real parts nobody has seen?
+
+Writes reports/bench/proof.json, and the table of each study as reports/bench/proof-<study>.md.
 
 Each study is a copy of this project below .work/bench-proof, in which the product's own command runs: profile `proof`, three
 folds, `dvc repro`. A killed bench goes on where it was, stage by stage and inside trainings; a copy stays at the commit it was
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.copies import open_copy, reproduce_copy
-from tests.bench.bars import bar, work_folder, write_bars
+from tests.bench.bars import FOLDER, bar, work_folder, write_bars
 
 COMMAND = "make bench-proof DATA=<folder with magnetic-tile and deep-pcb>"
 WORK = work_folder("proof")
@@ -90,6 +92,12 @@ def result(name: str) -> dict[str, Any] | None:
     return {"commit": commit, "settings": dict(STUDIES[name].settings), "comparison": comparison}
 
 
+def keep_table(name: str) -> None:
+    """The study's own table beside the bars."""
+    table = WORK / name / "reports" / "comparison.md"
+    (FOLDER / f"proof-{name}.md").write_text(table.read_text(encoding="utf-8"), encoding="utf-8")
+
+
 def bars(found: Mapping[str, Mapping[str, Any] | None]) -> list[dict[str, Any]]:
     """Gains of the best learned arm, chosen on val, and the lower ends of their intervals."""
     rows: list[dict[str, Any]] = []
@@ -120,6 +128,8 @@ def main() -> int:
     with ThreadPoolExecutor(args.jobs) as crew:
         list(crew.map(lambda name: carry_out(name, args.data.resolve(), args.threads), args.studies))
     found = {name: result(name) for name in STUDIES}
+    for name in (name for name, one in found.items() if one is not None):
+        keep_table(name)
     return write_bars("proof", bars(found), results={name: one or "not run" for name, one in found.items()})
 
 
