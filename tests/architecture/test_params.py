@@ -68,7 +68,7 @@ def test_models_are_closed_frozen_and_without_defaults(keys: tuple[str, ...], mo
 
 @pytest.mark.parametrize("name", ALL_MODELS)
 def test_the_present_values_are_valid(name: str):
-    parse_section(ALL_MODELS[name], name, DOCUMENT[name])
+    assert isinstance(parse_section(ALL_MODELS[name], name, DOCUMENT[name]), ALL_MODELS[name])
 
 
 @pytest.mark.parametrize("name", [n for n in ALL_MODELS if ALL_MODELS[n].model_fields])

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pycocotools import mask as mask_api
 from scipy.stats import spearmanr
 
 from detectors.arms import parse_arm
@@ -36,6 +37,7 @@ from pipeline.labels.boxes import box_to_coco, coco_to_box, mask_inside, mask_to
 from pipeline.labels.coco import decode_mask, encode_mask
 from pipeline.records import fold_name, read_manifest, write_json
 from tests.bench.bars import work_folder, write_bars
+from tests.bench.fills import part_interval
 from tests.bench.ways import STUDY, recipe
 
 WORK = work_folder("questions")
@@ -47,7 +49,6 @@ FULL = 0.5
 """Share of a box that is defect, from which on it is not cut and counts as full."""
 LEAST_PX = 8
 """Boxes whose longer side is below twice this are not cut."""
-RESAMPLES = 2000
 Annotations = Sequence[dict[str, Any]]
 
 
@@ -151,13 +152,6 @@ def untrained(side_px: int) -> Network:
     return Network(DETECTORS["rtdetr"](), network.eval(), side_px)
 
 
-def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Of two half-open boxes."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0.0, width) * max(0.0, height)
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
-
-
 def looks(network: Network, fold: int, *, masks: bool) -> Iterator[Seen]:
     """What a network sees of the defects nobody trained on.
 
@@ -189,7 +183,7 @@ def looks(network: Network, fold: int, *, masks: bool) -> Iterator[Seen]:
                 parts[str(record.path.relative_to(PREPARED / "train"))],
                 float(mask.sum()) / ((box[2] - box[0]) * (box[3] - box[1])),
                 float(mask.sum()) ** 0.5,
-                max((iou(coco_to_box(row["bbox"]), box) for row in rows), default=0.0),
+                float(np.max(mask_api.iou([r["bbox"] for r in rows], [annotation["bbox"]], [0]))) if rows else 0.0,
                 float(mask[union].sum() / mask.sum()) if union is not None else 0.0,
                 1 - float((every & union).sum() / union.sum()) if union is not None else None,
             )
@@ -204,11 +198,7 @@ def area_of(row: Mapping[str, Any], size: tuple[int, int], *, masks: bool) -> Ma
 
 def interval(values: NDArray[np.float64], parts: Sequence[str]) -> list[float]:
     """Mean and its 95 % interval, parts drawn anew with all their defects."""
-    names = sorted(set(parts))
-    groups = [values[[p == name for p in parts]] for name in names]
-    rng = np.random.default_rng(0)
-    means = [np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]).mean() for _ in range(RESAMPLES)]
-    return [round(float(v), 3) for v in (values.mean(), *np.quantile(means, [0.025, 0.975]))]
+    return [round(value, 3) for value in part_interval(values, tuple(parts), 0)]
 
 
 def correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
