@@ -190,7 +190,7 @@ class PlacementParams(Section):
     uniform_share: float = Field(ge=0, le=1)
     places: int = Field(ge=1)
     tries: int = Field(ge=1)
-    defects_per_image: tuple[float, ...] = Field(min_length=1)
+    defects_per_image: Literal["references"] | Annotated[tuple[float, ...], Field(min_length=1)]
     min_distance_px: int = Field(ge=1)
     join_overlap: float | None = Field(gt=0, le=1)
 

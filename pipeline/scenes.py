@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.masks.bank import SIZES, Size, Template, area_range, bent, drawn, 
 from pipeline.masks.composite import distance_to
 from pipeline.masks.crops import Window, mask_bounds, read_mask_window, read_window, window_around
 from pipeline.masks.ground import Ground, open_ground
-from pipeline.masks.habits import Example, Habits, learn_habits
+from pipeline.masks.habits import Example, Habits, learn_habits, spot_of
 from pipeline.masks.placement import Rules, Stamp, WarpLimits, find_place
 from pipeline.params import PaintedMaskParams, ParamsError, PastedMaskParams, SynthesizeParams
 from pipeline.photo_cache import kept
@@ -227,9 +228,20 @@ def open_planner(generator: str, real: RealSide, params: SynthesizeParams, wante
         low, high = banks[defect].size_limits
         if low == high and any(count for size, count in sizes.items() if size != "any"):
             raise ParamsError(f"data/targets.yaml: {defect!r} has masks of one size only; ask for a number without sizes")
-    kinds, sizes, starts = deal(real.fold, wanted, sorted(banks), params.placement.defects_per_image)
+    kinds, sizes, starts = deal(real.fold, wanted, sorted(banks), *crowding(real, params.placement.defects_per_image))
     sources = getattr(params.masks, generator)
     return Planner(real.fold, real.train, tuple(good), banks, sources, params, kinds, sizes, starts)
+
+
+def crowding(real: RealSide, asked: Literal["references"] | Sequence[float]) -> tuple[Sequence[float], bool]:
+    """Weights of one, two, three ... defects on a photo, and whether of several types: as asked, or as the references show."""
+    if asked != "references":
+        return asked, True
+    shown: dict[str, list[str]] = {}
+    for reference in real.references:
+        shown.setdefault(real.samples[sample_of(reference.id)].image, []).append(reference.defect)
+    counts = np.bincount([len(defects) for defects in shown.values()])[1:]
+    return counts.tolist(), any(len(set(defects)) > 1 for defects in shown.values())
 
 
 def good_photos(real: RealSide, limit: int) -> list[Sample]:
@@ -259,7 +271,7 @@ def open_bank(real: RealSide, defect: str, params: SynthesizeParams) -> Bank:
         Example(grounds[sample_of(r.id)], r.mask, real.samples[sample_of(r.id)].part_id, twins[sample_of(r.id)])
         for r in references
     ]
-    templates = tuple(template_of(r.mask, r.id) for r in references)
+    templates = tuple(replace(template_of(r.mask, r.id), spot=spot_of(e)) for r, e in zip(references, examples, strict=True))
     habits = learn_habits(examples, params.placement.bandwidth, flip=params.warp.flip)
     return Bank(templates, habits, size_limits(templates, params.warp.scale))
 

@@ -20,11 +20,12 @@ Wanted = Mapping[str, Mapping[Size, int]]
 
 
 def deal(
-    fold: int, wanted: Wanted, kinds: Sequence[str], per_image: Sequence[float]
+    fold: int, wanted: Wanted, kinds: Sequence[str], per_image: Sequence[float], mixed: bool
 ) -> tuple[NDArray[np.int16], NDArray[np.int8], NDArray[np.int64]]:
     """Deal the wanted defects out to scenes of one, two, three ... by the weights `per_image`; see `Planner`.
 
-    Types are mixed within scenes. Scenes with the same first type follow each other: an adapter a type is loaded once each.
+    Types are mixed within scenes, or each has scenes of its own. Scenes with the same first type follow each other: an adapter a
+    type is loaded once each.
     """
     entries = [(kinds.index(d), SIZES.index(s)) for d in sorted(wanted) for s, n in wanted[d].items() for _ in range(n)]
     rng = np.random.default_rng(derive_seed("deal", fold))
@@ -32,6 +33,9 @@ def deal(
     shares = np.array(per_image) / np.sum(per_image)
     lengths = 1 + rng.choice(len(shares), size=len(entries), p=shares)
     starts = np.concatenate([[0], np.cumsum(lengths)])
+    if not mixed:
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        starts = np.union1d(starts, 1 + np.flatnonzero(np.diff(table[:, 0])))
     starts = np.append(starts[starts < len(entries)], len(entries))
     scenes = [table[a:b][np.argsort(table[a:b, 0], kind="stable")] for a, b in pairwise(starts)]
     scenes.sort(key=lambda scene: int(scene[0, 0]))

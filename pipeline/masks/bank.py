@@ -41,6 +41,7 @@ class Template:
         origin: Place (x, y) of its first pixel in the reference's photo.
         reference: Id of the reference it comes from; None for a drawn shape.
         source: How it was made.
+        spot: (2, POINTS) what its points show on the reference's photo without the defect; None where nobody knows.
     """
 
     mask: Mask
@@ -48,6 +49,7 @@ class Template:
     origin: tuple[int, int]
     reference: str | None
     source: Source
+    spot: NDArray[np.float64] | None = None
 
     @cached_property
     def area(self) -> int:

@@ -155,6 +155,18 @@ def surroundings(ground: Ground, at: Footing, under: NDArray[np.uint8] | None) -
     return np.concatenate([around, below], axis=1)
 
 
+def spots(ground: Ground, at: Footing, grey: NDArray[np.uint8]) -> Looks:
+    """(N, 2, POINTS) grey levels of an (H, W) picture at the points, in units of the photo's contrast; NaN outside the region."""
+    return np.where(at.inside, (grey.ravel()[at.pixels] - ground.level) / ground.contrast, np.nan)
+
+
+def mismatch(wanted: Looks, found: Looks) -> Looks:
+    """(N,) mean distances of (N, 2, POINTS) levels to wanted (2, POINTS) ones; what is NaN does not count."""
+    apart = np.abs(found - wanted)
+    known = ~np.isnan(apart)
+    return np.where(known, apart, 0.0).sum(axis=(1, 2)) / np.maximum(1, known.sum(axis=(1, 2)))
+
+
 def _spread(ground: Ground, grey: NDArray[np.uint8], pixels: NDArray[np.int64], inside: Mask) -> Looks:
     """(N, 2) mean and deviation of the levels of (N, POINTS) pixels that lie inside."""
     levels = np.where(inside, grey.ravel()[pixels], 0).astype(np.float64)

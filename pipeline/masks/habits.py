@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.images import Mask, Picture
 from pipeline.masks.bank import template_of
 from pipeline.masks.crops import mask_bounds
-from pipeline.masks.ground import GRID, Ground, Looks, depth_at, footing, grey_of, surroundings
+from pipeline.masks.ground import GRID, Footing, Ground, Looks, depth_at, footing, grey_of, spots, surroundings
 
 BINS = 32
 """Of depth, from 0 at the region's border to 1."""
@@ -169,7 +169,16 @@ def _kernel(bandwidth: float) -> NDArray[np.float64]:
 
 def _looks(example: Example) -> Looks:
     """(4,) surroundings of a reference, by the same points as those of places."""
-    template = template_of(example.mask, "")
-    where = np.column_stack([np.eye(2), template.origin])
-    at = footing(example.ground, template.points[None], where[None])
+    at = _standing(example)
     return surroundings(example.ground, at, None if example.twin is None else grey_of(example.twin))[0]
+
+
+def spot_of(example: Example) -> Looks | None:
+    """(2, POINTS) what a reference's points show without the defect; None without a twin."""
+    return None if example.twin is None else spots(example.ground, _standing(example), grey_of(example.twin))[0]
+
+
+def _standing(example: Example) -> Footing:
+    """Where the points of a reference are on its own photo."""
+    template = template_of(example.mask, "")
+    return footing(example.ground, template.points[None], np.column_stack([np.eye(2), template.origin])[None])

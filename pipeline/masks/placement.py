@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.images import Mask
 from pipeline.masks.bank import Area, Cut, Template
 from pipeline.masks.crops import mask_bounds
-from pipeline.masks.ground import GRID, Footing, Ground, footing, surroundings
+from pipeline.masks.ground import GRID, Footing, Ground, footing, mismatch, spots, surroundings
 from pipeline.masks.habits import Habits, density, unlikeness
 
 OUTSIDE = "too little of it inside the part"
@@ -45,7 +45,7 @@ class Rules:
     Attributes:
         inside_share: Least share of the mask that lies in the region.
         min_distance_px: Least distance to other masks.
-        places: Allowed places that are compared by their surroundings.
+        places: Places of one template that are compared.
         tries: Places looked at in all.
         uniform_share: Share of the places drawn anywhere in the region, whatever the type's habits.
         warp: How far masks may depart from their templates.
@@ -108,10 +108,10 @@ def find_place(
     rules: Rules,
     rng: np.random.Generator,
 ) -> Stamp | str:
-    """Look for a place, at most `rules.tries` times; of up to `rules.places` allowed ones take the one most like a reference's.
+    """Look for a place, at most `rules.tries` times; of `rules.places` places of one template take the one that suits it best.
 
     Places are compared by a few points of the mask. Only the best one is put on the photo pixel by pixel, and must keep to the
-    same rules there, or the next best is tried.
+    same rules there, or the next best is tried. Where none of a template's places is allowed, another template is drawn.
 
     Args:
         draw: Gives a template.
@@ -126,53 +126,57 @@ def find_place(
         The mask where it is wanted, or the commonest reason why it is nowhere.
     """
     chances = np.cumsum(density(habits, ground, rules.uniform_share))
-    found: list[tuple[float, Try]] = []
     refused: Counter[str] = Counter()
     left = rules.tries
     while left:
-        templates = [draw(rng) for _ in range(min(left, rules.places - len(found)))]
-        left -= len(templates)
-        tries = _drawn_tries(templates, area, chances, ground, rules.warp, rng)
-        refused[WRONG_SIZE] += len(templates) - len(tries)
-        # With one place there is nothing to compare.
-        judged = _compared(tries, area, habits, ground, clear, rules) if tries and rules.places > 1 else [0.0] * len(tries)
-        found += [(value, one) for value, one in zip(judged, tries, strict=True) if not isinstance(value, str)]
-        refused.update(reason for reason in judged if isinstance(reason, str))
-        if left and len(found) < rules.places:
+        template = draw(rng)
+        scales = _scales(template, area, rules.warp)
+        if scales is None:
+            left -= 1
+            refused[WRONG_SIZE] += 1
             continue
-        for _, one in sorted(found, key=lambda pair: pair[0]):
+        tries = _drawn_tries(template, min(left, rules.places), scales, chances, ground, rules.warp, rng)
+        left -= len(tries)
+        # With one place there is nothing to compare.
+        judged = _compared(tries, area, habits, ground, clear, rules) if rules.places > 1 else [0.0] * len(tries)
+        refused.update(reason for reason in judged if isinstance(reason, str))
+        allowed = [(value, one) for value, one in zip(judged, tries, strict=True) if not isinstance(value, str)]
+        for _, one in sorted(allowed, key=lambda pair: pair[0]):
             stamp = _stamped(one, area, ground, clear, rules)
             if isinstance(stamp, Stamp):
                 return stamp
             refused[stamp] += 1
-        found.clear()
     return max(sorted(refused), key=lambda reason: refused[reason])
 
 
+def _scales(template: Template, area: Area, limits: WarpLimits) -> tuple[float, float] | None:
+    """Enlargements that give a wanted area; None where the limits allow no such."""
+    low, high = (float(np.sqrt(pixels / template.area)) for pixels in area)
+    low, high = max(limits.scale[0], low), min(limits.scale[1], high)
+    return (low, high) if low <= high else None
+
+
 def _drawn_tries(
-    templates: Sequence[Template],
-    area: Area,
+    template: Template,
+    count: int,
+    scales: tuple[float, float],
     chances: NDArray[np.float64],
     ground: Ground,
     limits: WarpLimits,
     rng: np.random.Generator,
 ) -> list[Try]:
-    """A place for each template, with an enlargement that gives a wanted area; none where the limits allow no such."""
-    count, areas = len(templates), np.array([template.area for template in templates])
-    low = np.maximum(limits.scale[0], np.sqrt(area[0] / areas))
-    high = np.minimum(limits.scale[1], np.sqrt(area[1] / areas))
-    scale = rng.uniform(low, np.maximum(low, high))
+    """Places of a template, each turned, enlarged and mirrored in its own way."""
+    scale = rng.uniform(*scales, count)
     angle = np.deg2rad(rng.uniform(-limits.rotate_deg, limits.rotate_deg, count))
     mirror = 1.0 - 2.0 * rng.integers(0, 2, (count, 2)) if limits.flip else np.ones((count, 2))
     turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).transpose(2, 0, 1)
     linear = scale[:, None, None] * turned * mirror[:, None]
-    cuts = [mirrored(template.cut, signs) for template, signs in zip(templates, mirror, strict=True)]
+    cuts = [mirrored(template.cut, signs) for signs in mirror]
     places = _drawn_places(chances, ground, count, rng)
     targets = np.array([landing(cut, place, ground.region.shape) for cut, place in zip(cuts, places, strict=True)])
-    pivots = np.array([template.pivot for template in templates])
-    affines = np.concatenate([linear, (targets - (linear @ pivots[:, :, None])[:, :, 0])[:, :, None]], axis=2)
-    whole = areas * scale**2
-    return [Try(templates[n], affines[n], cuts[n], float(whole[n])) for n in range(count) if low[n] <= high[n]]
+    affines = np.concatenate([linear, (targets - linear @ template.pivot)[:, :, None]], axis=2)
+    whole = template.area * scale**2
+    return [Try(template, affines[n], cuts[n], float(whole[n])) for n in range(count)]
 
 
 def _drawn_places(chances: NDArray[np.float64], ground: Ground, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -185,11 +189,18 @@ def _drawn_places(chances: NDArray[np.float64], ground: Ground, count: int, rng:
 
 
 def _compared(tries: Sequence[Try], area: Area, habits: Habits, ground: Ground, clear: Clear, rules: Rules) -> list[float | str]:
-    """How unlike a reference's each place looks, or why it is not allowed; by the templates' points, so nearly right."""
-    points = np.stack([one.template.points for one in tries])
-    at = footing(ground, points, np.stack([one.affine for one in tries]))
+    """How badly each place of a template suits it, or why it is not allowed; by the template's points, so nearly right.
+
+    Where the template knows its spot without the defect, the place has to look the same point by point; else as the surroundings
+    of some reference do on average.
+    """
+    template = tries[0].template
+    at = footing(ground, np.stack([template.points] * len(tries)), np.stack([one.affine for one in tries]))
     shares, gaps = at.inside[:, 0].mean(axis=1), _gaps(at, clear)
-    unlike = unlikeness(habits, surroundings(ground, at, ground.grey))
+    if template.spot is None:
+        unlike = unlikeness(habits, surroundings(ground, at, ground.grey))
+    else:
+        unlike = mismatch(template.spot, spots(ground, at, ground.grey))
     return [
         _fault(share * one.whole, float(gap), one, area, rules) or float(value)
         for one, share, gap, value in zip(tries, shares.tolist(), gaps, unlike, strict=True)

@@ -73,7 +73,8 @@ def sheet(real: RealSide, params: SynthesizeParams, *, close: bool) -> Picture:
     """Three rows a type: references, places of the masks copy-paste uses, and of a mixed bank; then rows of several types."""
     kinds = sorted({r.defect for r in real.references})
     masks = params.masks.model_copy(update={"defectfill": params.masks.defectfill.model_copy(update=MIX)})
-    mixed = params.model_copy(update={"masks": masks})
+    single = params.model_copy(update={"placement": params.placement.model_copy(update={"defects_per_image": (1.0,)})})
+    mixed = single.model_copy(update={"masks": masks})
     rows: list[Picture] = []
     for number, defect in enumerate(kinds):
         references = [r for r in real.references if r.defect == defect]
@@ -83,7 +84,7 @@ def sheet(real: RealSide, params: SynthesizeParams, *, close: bool) -> Picture:
         shown += [np.full((TILE_PX, TILE_PX, 3), 255, np.uint8)] * (COLUMNS - len(shown))
         wanted: Wanted = {defect: {"any": COLUMNS}}
         rows.append(np.concatenate(shown, axis=1))
-        rows += rows_of(open_planner("copy_paste", real, params, wanted), kinds, close=close)
+        rows += rows_of(open_planner("copy_paste", real, single, wanted), kinds, close=close)
         rows += rows_of(open_planner("defectfill", real, mixed, wanted), kinds, close=close)
         rows.append(np.full((8, TILE_PX * COLUMNS, 3), 255, np.uint8))
     several = params.placement.model_copy(update={"defects_per_image": SEVERAL})

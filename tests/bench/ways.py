@@ -53,11 +53,13 @@ class Way:
     Attributes:
         arm: What is trained.
         mix: What it changes in section `mix`.
+        steps: How many times the study's steps it trains.
         change: Of the labelled set of a fold: its COCO document, its folder and the fold.
     """
 
     arm: str = GENERATOR
     mix: Mapping[str, float] = field(default_factory=dict)
+    steps: int = 1
     change: Change | None = None
 
 
@@ -100,11 +102,14 @@ WAYS: dict[str, Way] = {
     "share 0.75": Way(mix={"share": 0.75}),
     "synthetic first, then real": Way(mix={"share": 1.0, "until": 0.5}),
     "half weight": Way(mix={"weight": 0.5}),
+    "twice the steps": Way(steps=2),
+    "real, twice the steps": Way("real", steps=2),
     "best half by quality": Way(change=best_half),
     "labels a pixel wider": Way(change=wider),
     "synthetic only": Way(f"{GENERATOR}_only"),
     "copy_paste": Way("copy_paste"),
     "oracle: more real parts": Way(change=held_back),
+    "oracle, twice the steps": Way(change=held_back, steps=2),
 }
 
 
@@ -113,11 +118,13 @@ def place(name: str, fold: int) -> Path:
     return WORK / re.sub(r"[^a-z0-9._]+", "-", name) / fold_name(fold)
 
 
-def recipe(mix: Mapping[str, float] | None = None) -> Recipe:
-    """The study's own, with changes of `mix`."""
+def recipe(way: Way | None = None) -> Recipe:
+    """The study's own, with the changes of a way."""
+    way = way or Way()
     file = STUDY / "params.yaml"
     train, label = load_section("train", TrainParams, file), load_section("label", LabelParams, file)
-    return Recipe(train, load_section("mix", MixParams, file).model_copy(update=dict(mix or {})), label)
+    train = train.model_copy(update={"steps": train.steps * way.steps})
+    return Recipe(train, load_section("mix", MixParams, file).model_copy(update=dict(way.mix)), label)
 
 
 def fold_data(way: Way, used: Recipe, fold: int, work: Path) -> FoldData:
@@ -127,6 +134,7 @@ def fold_data(way: Way, used: Recipe, fold: int, work: Path) -> FoldData:
     if way.change is None or labelled is None:
         return load_fold(used.label, arm, data / "prepared", labelled, fold)
     folder = work / "labelled"
+    folder.mkdir(parents=True, exist_ok=True)  # paths through it are looked up below
     document = json.loads((labelled / fold_name(fold) / "annotations.json").read_text(encoding="utf-8"))
     found = way.change(document, folder, fold)
     if found["images"] and not (folder / found["images"][0]["file_name"]).exists():
@@ -143,7 +151,7 @@ def train(name: str, fold: int) -> None:
     if (work / "scores.json").exists():
         return
     work.mkdir(parents=True, exist_ok=True)
-    used = recipe(way.mix)
+    used = recipe(way)
     torch.set_num_threads(used.train.threads)
     data = fold_data(way, used, fold, work)
     fitted = fit_fold(used, DETECTOR, parse_arm(way.arm), data, fold, work)

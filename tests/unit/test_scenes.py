@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.images import write_png
+from pipeline.images import read_mask, write_png
 from pipeline.masks.composite import distance_to
 from pipeline.masks.crops import Window, paste_window
 from pipeline.masks.ground import RegionError
 from pipeline.params import ParamsError, SynthesizeParams
 from pipeline.records import Sample, write_manifest
 from pipeline.regions import check_regions
-from pipeline.scenes import Planner, open_planner, overlap
+from pipeline.scenes import Planner, crowding, open_planner, overlap
 from pipeline.selection import read_real
 from pipeline.wanted import deal, read_default, read_targets
 from tests.conftest import ROOT
@@ -111,6 +111,23 @@ def test_defects_of_a_photo_keep_their_distance_and_none_is_lost(train: Path):
     assert sorted(kinds) == ["dent"] * 12 + ["hole"] * 12
 
 
+def test_photos_are_as_crowded_as_the_references_show(train: Path):
+    """Eight photos with a defect each; then three of them hold two dents each, and no photo two types."""
+    assert crowding(read_real(train, 0), "references") == ([8], False)
+    for n in range(3):
+        path = train / "masks" / f"dent-{n}.png"
+        mask = read_mask(path)
+        mask[100:108, 100:108] = True
+        write_png(path, mask)
+    per_image, mixed = crowding(read_real(train, 0), "references")
+    assert (per_image, mixed) == ([5, 3], False)
+    assert crowding(read_real(train, 0), [0, 1]) == ([0, 1], True)
+    plan = planner(train, {"dent": {"any": 40}, "hole": {"any": 40}})
+    scenes = [{kind for kind, _ in masks_of(plan, number)} for number in range(plan.count)]
+    assert all(len(kinds) == 1 for kinds in scenes)
+    assert 80 / 2 < plan.count < 80
+
+
 def test_where_there_is_no_room_defects_are_left_out_with_the_reason(train: Path):
     plan = planner(train, {"hole": {"any": 4}}, defects_per_image=[0, 0, 0, 1], min_distance_px=1000, tries=5)
     placed, refused = plan.plan(0)
@@ -144,14 +161,14 @@ def test_the_overlap_of_windows_is_a_share_of_the_smaller():
 
 
 def test_dealing_mixes_types_keeps_counts_and_follows_the_weights():
-    kinds, sizes, starts = deal(0, {"a": {"small": 50, "large": 50}, "b": {"any": 100}}, ["a", "b"], [1, 1])
+    kinds, sizes, starts = deal(0, {"a": {"small": 50, "large": 50}, "b": {"any": 100}}, ["a", "b"], [1, 1], True)
     assert np.bincount(kinds).tolist() == [100, 100] and np.bincount(sizes).tolist() == [100, 50, 0, 50]
     lengths = np.diff(starts)
     assert set(lengths) == {1, 2} and starts[-1] == 200 and 100 < len(lengths) < 170
     firsts = kinds[starts[:-1]]
     assert (np.diff(firsts) >= 0).all()
     assert any(len(set(kinds[a:b])) == 2 for a, b in pairwise(starts))
-    none = deal(0, {"a": {"any": 0}}, ["a"], [1])
+    none = deal(0, {"a": {"any": 0}}, ["a"], [1], True)
     assert none[2].tolist() == [0]
 
 
