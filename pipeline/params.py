@@ -189,6 +189,8 @@ class PlacementParams(Section):
     bandwidth: float = Field(gt=0)
     uniform_share: float = Field(ge=0, le=1)
     places: int = Field(ge=1)
+    spot_places: int = Field(ge=1)
+    spot_mismatch: float = Field(gt=0)
     tries: int = Field(ge=1)
     defects_per_image: Literal["references"] | Annotated[tuple[float, ...], Field(min_length=1)]
     min_distance_px: int = Field(ge=1)

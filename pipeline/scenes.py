@@ -148,7 +148,16 @@ def rules_of(params: SynthesizeParams) -> Rules:
     """What a place must keep to."""
     wanted, warp = params.placement, params.warp
     limits = WarpLimits(warp.rotate_deg, warp.scale, warp.flip)
-    return Rules(wanted.inside_share, wanted.min_distance_px, wanted.places, wanted.tries, wanted.uniform_share, limits)
+    return Rules(
+        wanted.inside_share,
+        wanted.min_distance_px,
+        wanted.places,
+        wanted.spot_places,
+        wanted.spot_mismatch,
+        wanted.tries,
+        wanted.uniform_share,
+        limits,
+    )
 
 
 def _placed(scene: str, number: int, group: Sequence[tuple[str, Stamp]], window: Window, clean: Sample, photo: Picture) -> Placed:

@@ -18,6 +18,8 @@ DEPTH_PX = 128
 REGION_SHARE = (0.02, 0.95)
 BORDER_SHARE = 0.5
 ONE_PIECE = 0.7
+MINOR = 1 / 32
+"""Fewer points than this share of a spot, darker or brighter than the rest, are specks."""
 Looks = NDArray[np.float64]
 
 
@@ -161,10 +163,17 @@ def spots(ground: Ground, at: Footing, grey: NDArray[np.uint8]) -> Looks:
 
 
 def mismatch(wanted: Looks, found: Looks) -> Looks:
-    """(N,) mean distances of (N, 2, POINTS) levels to wanted (2, POINTS) ones; what is NaN does not count."""
-    apart = np.abs(found - wanted)
-    known = ~np.isnan(apart)
-    return np.where(known, apart, 0.0).sum(axis=(1, 2)) / np.maximum(1, known.sum(axis=(1, 2)))
+    """(N,) mean distances of (N, 2, POINTS) levels to wanted (2, POINTS) ones; one that is missing is as far off as the contrast.
+
+    Points darker and brighter than the mean count alike, however few: the two ends are what makes a bridge.
+    """
+    known = ~np.isnan(wanted)
+    dark = known & (wanted < np.mean(wanted, where=known))
+    sides = [side for side in (dark, known & ~dark) if side.sum() >= MINOR * known.sum()] if known.any() else []
+    if len(sides) < 2:
+        sides = [known]
+    apart = np.nan_to_num(np.abs(found - wanted), nan=1.0)
+    return np.mean([apart[:, side].mean(axis=1) for side in sides], axis=0)
 
 
 def _spread(ground: Ground, grey: NDArray[np.uint8], pixels: NDArray[np.int64], inside: Mask) -> Looks:

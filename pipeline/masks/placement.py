@@ -18,6 +18,7 @@ from pipeline.masks.habits import Habits, density, unlikeness
 
 OUTSIDE = "too little of it inside the part"
 TOO_NEAR = "too near another defect"
+UNLIKE = "nothing there looks like the spot of a reference"
 WRONG_SIZE = "not of the wanted size"
 Clear = NDArray[np.float32] | None
 Point = NDArray[np.float64]
@@ -45,8 +46,10 @@ class Rules:
     Attributes:
         inside_share: Least share of the mask that lies in the region.
         min_distance_px: Least distance to other masks.
-        places: Places of one template that are compared.
-        tries: Places looked at in all.
+        places: Places of one template that are compared by their surroundings.
+        spot_places: The same where the template knows its spot, which few places look like.
+        spot_mismatch: Mean distance of grey levels, in units of the photo's contrast, above which a place is not such a spot.
+        tries: Templates tried.
         uniform_share: Share of the places drawn anywhere in the region, whatever the type's habits.
         warp: How far masks may depart from their templates.
     """
@@ -54,6 +57,8 @@ class Rules:
     inside_share: float
     min_distance_px: int
     places: int
+    spot_places: int
+    spot_mismatch: float
     tries: int
     uniform_share: float
     warp: WarpLimits
@@ -108,7 +113,7 @@ def find_place(
     rules: Rules,
     rng: np.random.Generator,
 ) -> Stamp | str:
-    """Look for a place, at most `rules.tries` times; of `rules.places` places of one template take the one that suits it best.
+    """Look for a place for one of at most `rules.tries` templates; of its `rules.places` places take the one that suits it best.
 
     Places are compared by a few points of the mask. Only the best one is put on the photo pixel by pixel, and must keep to the
     same rules there, or the next best is tried. Where none of a template's places is allowed, another template is drawn.
@@ -127,18 +132,16 @@ def find_place(
     """
     chances = np.cumsum(density(habits, ground, rules.uniform_share))
     refused: Counter[str] = Counter()
-    left = rules.tries
-    while left:
+    for _ in range(rules.tries):
         template = draw(rng)
         scales = _scales(template, area, rules.warp)
         if scales is None:
-            left -= 1
             refused[WRONG_SIZE] += 1
             continue
-        tries = _drawn_tries(template, min(left, rules.places), scales, chances, ground, rules.warp, rng)
-        left -= len(tries)
+        count = rules.places if template.spot is None else rules.spot_places
+        tries = _drawn_tries(template, count, scales, chances, ground, rules.warp, rng)
         # With one place there is nothing to compare.
-        judged = _compared(tries, area, habits, ground, clear, rules) if rules.places > 1 else [0.0] * len(tries)
+        judged = _compared(tries, area, habits, ground, clear, rules) if count > 1 else [0.0]
         refused.update(reason for reason in judged if isinstance(reason, str))
         allowed = [(value, one) for value, one in zip(judged, tries, strict=True) if not isinstance(value, str)]
         for _, one in sorted(allowed, key=lambda pair: pair[0]):
@@ -173,8 +176,9 @@ def _drawn_tries(
     linear = scale[:, None, None] * turned * mirror[:, None]
     cuts = [mirrored(template.cut, signs) for signs in mirror]
     places = _drawn_places(chances, ground, count, rng)
-    targets = np.array([landing(cut, place, ground.region.shape) for cut, place in zip(cuts, places, strict=True)])
-    affines = np.concatenate([linear, (targets - linear @ template.pivot)[:, :, None]], axis=2)
+    if any(template.cut):
+        places = np.array([landing(cut, place, ground.region.shape) for cut, place in zip(cuts, places, strict=True)])
+    affines = np.concatenate([linear, (places - linear @ template.pivot)[:, :, None]], axis=2)
     whole = template.area * scale**2
     return [Try(template, affines[n], cuts[n], float(whole[n])) for n in range(count)]
 
@@ -198,11 +202,11 @@ def _compared(tries: Sequence[Try], area: Area, habits: Habits, ground: Ground, 
     at = footing(ground, np.stack([template.points] * len(tries)), np.stack([one.affine for one in tries]))
     shares, gaps = at.inside[:, 0].mean(axis=1), _gaps(at, clear)
     if template.spot is None:
-        unlike = unlikeness(habits, surroundings(ground, at, ground.grey))
+        unlike, limit = unlikeness(habits, surroundings(ground, at, ground.grey)), np.inf
     else:
-        unlike = mismatch(template.spot, spots(ground, at, ground.grey))
+        unlike, limit = mismatch(template.spot, spots(ground, at, ground.grey)), rules.spot_mismatch
     return [
-        _fault(share * one.whole, float(gap), one, area, rules) or float(value)
+        _fault(share * one.whole, float(gap), one, area, rules) or (float(value) if value <= limit else UNLIKE)
         for one, share, gap, value in zip(tries, shares.tolist(), gaps, unlike, strict=True)
     ]
 
