@@ -169,11 +169,9 @@ def mismatch(wanted: Looks, found: Looks) -> Looks:
     """
     known = ~np.isnan(wanted)
     dark = known & (wanted < np.mean(wanted, where=known))
-    sides = [side for side in (dark, known & ~dark) if side.sum() >= MINOR * known.sum()] if known.any() else []
-    if len(sides) < 2:
-        sides = [known]
+    sides = [side for side in (dark, known & ~dark) if side.sum() >= MINOR * known.sum()]
     apart = np.nan_to_num(np.abs(found - wanted), nan=1.0)
-    return np.mean([apart[:, side].mean(axis=1) for side in sides], axis=0)
+    return np.mean([apart[:, side].mean(axis=1) for side in (sides if len(sides) == 2 else [known])], axis=0)
 
 
 def _spread(ground: Ground, grey: NDArray[np.uint8], pixels: NDArray[np.int64], inside: Mask) -> Looks:

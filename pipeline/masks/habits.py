@@ -174,8 +174,11 @@ def _looks(example: Example) -> Looks:
 
 
 def spot_of(example: Example) -> Looks | None:
-    """(2, POINTS) what a reference's points show without the defect; None without a twin."""
-    return None if example.twin is None else spots(example.ground, _standing(example), grey_of(example.twin))[0]
+    """(2, POINTS) what a reference's points show without the defect; None without a twin, or with no point in the region."""
+    if example.twin is None:
+        return None
+    found = spots(example.ground, _standing(example), grey_of(example.twin))[0]
+    return None if np.isnan(found).all() else found
 
 
 def _standing(example: Example) -> Footing:

@@ -157,6 +157,8 @@ def test_a_mask_goes_where_the_photo_looks_as_its_spot_did_without_the_defect():
     ]
     assert all(abs(row - 29) <= 2 for row in rows), rows
     assert mismatch(spot, np.stack([spot, spot + 0.5, np.full_like(spot, np.nan)])).tolist() == pytest.approx([0.0, 0.5, 1.0])
+    elsewhere = open_ground(tracks, block(slice(60, 80), slice(0, 20)))
+    assert spot_of(replace(example, ground=elsewhere)) is None, "no point of it lies in the region"
     across = open_ground(np.ascontiguousarray(tracks.transpose(1, 0, 2)), np.ones((100, 80), bool))
     assert find_place(lambda rng: template, ANY, known, across, None, rules(STILL), np.random.default_rng(0)) == UNLIKE
 
