@@ -132,7 +132,7 @@ class Footing:
 
 
 def footing(ground: Ground, points: NDArray[np.float64], affines: NDArray[np.float64]) -> Footing:
-    """Put (N, 2, POINTS, 2) points of templates on a photo, by an (N, 2, 3) matrix each."""
+    """Put (N, 2, POINTS, 2) points of templates, or (1, 2, POINTS, 2) of a single one, on a photo by (N, 2, 3) matrices."""
     height, width = ground.region.shape
     moved = np.rint(points @ affines[:, None, :, :2].swapaxes(-1, -2) + affines[:, None, None, :, 2]).astype(np.int64)
     x, y = moved[..., 0], moved[..., 1]

@@ -199,7 +199,7 @@ def _compared(tries: Sequence[Try], area: Area, habits: Habits, ground: Ground, 
     of some reference do on average.
     """
     template = tries[0].template
-    at = footing(ground, np.stack([template.points] * len(tries)), np.stack([one.affine for one in tries]))
+    at = footing(ground, template.points[None], np.stack([one.affine for one in tries]))
     shares, gaps = at.inside[:, 0].mean(axis=1), _gaps(at, clear)
     if template.spot is None:
         unlike, limit = unlikeness(habits, surroundings(ground, at, ground.grey)), np.inf
