@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -20,14 +20,14 @@ class CopyError(RuntimeError):
     """A copy could not be made, or a stage in it failed."""
 
 
-def open_copy(project: Path, folder: Path, settings: Sequence[str], detectors: Sequence[str]) -> None:
+def open_copy(project: Path, folder: Path, settings: Sequence[str], lists: Mapping[str, Sequence[str]]) -> None:
     """Clone the project and set parameters; a folder that is there stays as it is, so that a killed run goes on in it.
 
     Args:
         project: A Git repository with `dvc.yaml`.
         folder: Gets the copy.
         settings: Arguments of `python -m pipeline configure`.
-        detectors: What is trained; empty for all of `dvc.yaml`.
+        lists: Lists of `vars` in `dvc.yaml` to replace, e.g. `detectors`.
 
     Raises:
         CopyError: If Git, DVC or the parameters refuse.
@@ -42,8 +42,8 @@ def open_copy(project: Path, folder: Path, settings: Sequence[str], detectors: S
     for name in CONFIGURATION:
         shutil.copyfile(project / name, building / name)
     run(dvc_command("cache", "dir", "--local", str((project / ".dvc" / "cache").resolve())), building, log)
-    if detectors:
-        set_detectors(building / "dvc.yaml", detectors)
+    if lists:
+        set_lists(building / "dvc.yaml", lists)
     run([sys.executable, "-m", "pipeline", "configure", *source_of(project, building), *settings], building, log)
     building.rename(folder)
 
@@ -54,11 +54,12 @@ def source_of(project: Path, copy: Path) -> list[str]:
     return [] if (copy / source).exists() else ["--set", f"prepare.source={(project / source).resolve()}"]
 
 
-def set_detectors(graph: Path, detectors: Sequence[str]) -> None:
-    """Write the list of detectors into `vars` of a copy's `dvc.yaml`; its comments are lost."""
+def set_lists(graph: Path, lists: Mapping[str, Sequence[str]]) -> None:
+    """Replace lists among the `vars` of a copy's `dvc.yaml`; its comments are lost."""
     document = yaml.safe_load(graph.read_text(encoding="utf-8"))
-    (entry,) = (one for one in document["vars"] if "detectors" in one)
-    entry["detectors"] = list(detectors)
+    for name, values in lists.items():
+        (entry,) = (one for one in document["vars"] if name in one)
+        entry[name] = list(values)
     graph.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 

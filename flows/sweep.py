@@ -60,7 +60,8 @@ def sweep(wanted: Sweep, jobs: int, *, afresh: bool) -> Path:
         folder = wanted.copy_of(value)
         if afresh:
             shutil.rmtree(folder, ignore_errors=True)
-        open_copy(wanted.project, folder, ["--set", f"{wanted.parameter}={value}"], wanted.detectors)
+        lists = {"detectors": wanted.detectors} if wanted.detectors else {}
+        open_copy(wanted.project, folder, ["--set", f"{wanted.parameter}={value}"], lists)
         reproduce_copy(folder)
         comparison = json.loads((folder / "reports" / "comparison.json").read_text(encoding="utf-8"))
         return {"value": json.loads(value) if value.replace(".", "", 1).isdigit() else value, **comparison}

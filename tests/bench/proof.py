@@ -4,7 +4,8 @@ Writes reports/bench/proof.json, and the table of each study as reports/bench/pr
 
 Each study is a copy of this project below .work/bench-proof, in which the product's own command runs: profile `proof`, three
 folds, `dvc repro`. A killed bench goes on where it was, stage by stage and inside trainings; a copy stays at the commit it was
-made from, which the result names, until `--again <study>` makes it anew. What was not run says so.
+made from, which the result names, until `--again <study>` makes it anew. Results of studies whose copies are gone stay in the
+JSON file with their commit. What was not run says so.
 """
 
 from __future__ import annotations
@@ -24,8 +25,13 @@ from tests.bench.bars import FOLDER, bar, work_folder, write_bars
 
 COMMAND = "make bench-proof DATA=<folder with magnetic-tile and deep-pcb>"
 WORK = work_folder("proof")
-MEANT = {"magnetic_tile": ("rtdetr", "yolo_seg"), "deep_pcb": ("rtdetr", "yolo_seg")}
-"""Studies and detectors the bars are about."""
+MEANT = {
+    "magnetic_tile": "rtdetr",
+    "magnetic_tile-yolo_seg": "yolo_seg",
+    "deep_pcb": "rtdetr",
+    "deep_pcb-yolo_seg": "yolo_seg",
+}
+"""Studies the bars are about, and their detector."""
 GAINS = {"real": 0.10, "classical": 0.03}
 """What the best learned arm has to gain, in mAP50, over the baselines."""
 WANTED = 50
@@ -43,25 +49,31 @@ class Study:
         source: Folder of the data set below DATA.
         layout: How it is read.
         settings: Parameters on top of profile `proof`.
-        detectors: What is trained.
+        lists: What `dvc.yaml` runs: its detectors, and its generators where it is not all.
     """
 
     source: str
     layout: str
     settings: Mapping[str, str]
-    detectors: Sequence[str]
+    lists: Mapping[str, Sequence[str]]
 
 
-def _tiles(k: int, detectors: Sequence[str] = ("rtdetr",)) -> Study:
-    return Study("magnetic-tile", "magnetic_tile", {"prepare.k": str(k)}, detectors)
+def _tiles(k: int, **lists: Sequence[str]) -> Study:
+    return Study("magnetic-tile", "magnetic_tile", {"prepare.k": str(k)}, lists)
+
+
+def _boards(**lists: Sequence[str]) -> Study:
+    # Their defects are smaller: 256 px would leave five of them. After 300 steps `real` still rises on val.
+    return Study("deep-pcb", "deep_pcb", {"prepare.k": "10", **SMALL}, lists)
 
 
 STUDIES = {
-    "magnetic_tile": _tiles(5, ("rtdetr", "yolo_seg")),
-    # Its defects are smaller: 256 px would leave five of them. After 300 steps `real` still rises on val.
-    "deep_pcb": Study("deep-pcb", "deep_pcb", {"prepare.k": "10", **SMALL}, ("rtdetr", "yolo_seg")),
-    "magnetic_tile-k2": _tiles(2),
-    "magnetic_tile-k10": _tiles(10),
+    "magnetic_tile": _tiles(5, detectors=["rtdetr"]),
+    "magnetic_tile-yolo_seg": _tiles(5, detectors=["yolo_seg"]),
+    "deep_pcb": _boards(detectors=["rtdetr"]),
+    "deep_pcb-yolo_seg": _boards(detectors=["yolo_seg"]),
+    "magnetic_tile-k2": _tiles(2, detectors=["rtdetr"], generators=["defectfill"]),
+    "magnetic_tile-k10": _tiles(10, detectors=["rtdetr"], generators=["defectfill"]),
 }
 
 
@@ -75,7 +87,7 @@ def carry_out(name: str, data: Path, threads: int) -> None:
     values = {**{f"{stage}.threads": str(threads) for stage in THREADED}, **FAST, **study.settings}
     arguments = ["--profile", "proof", "--data", str(data / study.source), "--layout", study.layout, "--skip-invalid"]
     arguments += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
-    open_copy(Path.cwd(), folder, arguments, study.detectors)
+    open_copy(Path.cwd(), folder, arguments, study.lists)
     (folder / "data" / "targets.yaml").write_text(f"default: {WANTED}\ntypes: {{}}\n", encoding="utf-8")
     reproduce_copy(folder)
 
@@ -98,19 +110,25 @@ def keep_table(name: str) -> None:
     (FOLDER / f"proof-{name}.md").write_text(table.read_text(encoding="utf-8"), encoding="utf-8")
 
 
+def past() -> dict[str, Any]:
+    """Results of studies that the bench carried out before, by name; each names its commit."""
+    file = FOLDER / "proof.json"
+    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["results"] if file.exists() else {}
+    return {name: one for name, one in results.items() if isinstance(one, dict)}
+
+
 def bars(found: Mapping[str, Mapping[str, Any] | None]) -> list[dict[str, Any]]:
     """Gains of the best learned arm, chosen on val, and the lower ends of their intervals."""
     rows: list[dict[str, Any]] = []
-    for name, detectors in MEANT.items():
-        for detector in detectors:
-            study = found[name]
-            scores = study["comparison"]["detectors"].get(detector, {}) if study is not None else {}
-            gaps = scores.get("differences", {}).get(scores.get("best_arm"), {})
-            for baseline, least in GAINS.items():
-                gap = gaps.get(baseline, {"mean": None, "low": None})
-                what = f"{name}, {detector}: box mAP50 of the best learned arm ({scores.get('best_arm')}) minus {baseline}"
-                rows.append(bar(what, gap["mean"], least, "higher", f"arm {baseline}, same folds", COMMAND))
-                rows.append(bar(f"{what}, lower end of the 95 % interval", gap["low"], 0, "higher", f"arm {baseline}", COMMAND))
+    for name, detector in MEANT.items():
+        study = found[name]
+        scores = study["comparison"]["detectors"].get(detector, {}) if study is not None else {}
+        gaps = scores.get("differences", {}).get(scores.get("best_arm"), {})
+        for baseline, least in GAINS.items():
+            gap = gaps.get(baseline, {"mean": None, "low": None})
+            what = f"{name}, {detector}: box mAP50 of the best learned arm ({scores.get('best_arm')}) minus {baseline}"
+            rows.append(bar(what, gap["mean"], least, "higher", f"arm {baseline}, same folds", COMMAND))
+            rows.append(bar(f"{what}, lower end of the 95 % interval", gap["low"], 0, "higher", f"arm {baseline}", COMMAND))
     return rows
 
 
@@ -127,9 +145,10 @@ def main() -> int:
         shutil.rmtree(WORK / name, ignore_errors=True)
     with ThreadPoolExecutor(args.jobs) as crew:
         list(crew.map(lambda name: carry_out(name, args.data.resolve(), args.threads), args.studies))
-    found = {name: result(name) for name in STUDIES}
-    for name in (name for name, one in found.items() if one is not None):
+    here, before = {name: result(name) for name in STUDIES}, past()
+    for name in (name for name, one in here.items() if one is not None):
         keep_table(name)
+    found = {name: one or before.get(name) for name, one in here.items()}
     return write_bars("proof", bars(found), results={name: one or "not run" for name, one in found.items()})
 
 

@@ -5,7 +5,7 @@
 2. Does training on known defect types lower the recall of a type that was held out? RT-DETR before (as pre-trained on drawn
    defects), after training on the other types, and after training on all.
 
-Works in the copy that `make bench-proof` left of study `magnetic_tile`, with its recipe. Asked on real train parts beyond the
+Works in the copies that `make bench-proof` left of studies `magnetic_tile` and `magnetic_tile-yolo_seg`, with their recipe. Asked on real train parts beyond the
 budget K, which no detector was trained on; neither test parts nor anything chosen on them is read. Detections of any type count,
 above the score at which good val photos have `ALARMS` of them each. Trainings are kept below .work/bench-questions.
 """
@@ -41,7 +41,8 @@ from tests.bench.fills import part_interval
 from tests.bench.ways import STUDY, recipe
 
 WORK = work_folder("questions")
-PREPARED, MODELS = STUDY / "data" / "prepared", STUDY / "data" / "models"
+PREPARED = STUDY / "data" / "prepared"
+STUDIES = {"rtdetr": STUDY, "yolo_seg": STUDY.with_name("magnetic_tile-yolo_seg")}
 ALARMS = 0.5
 """False detections a good photo."""
 FOUND_IOU = 0.5
@@ -139,8 +140,8 @@ def trained(name: str, fold: int, change: Callable[[DetectionData], DetectionDat
 
 
 def stored(detector: str, fold: int) -> Network:
-    """Arm `real` of the study."""
-    model = load_model(MODELS / detector / "real" / fold_name(fold))
+    """Arm `real` of the detector's study."""
+    model = load_model(STUDIES[detector] / "data" / "models" / detector / "real" / fold_name(fold))
     return Network(model.detector, model.network, model.card["side_px"])
 
 
