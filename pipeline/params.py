@@ -210,6 +210,14 @@ class PruneParams(Section):
     keep: int = Field(ge=1)
 
 
+class DetailParams(Section):
+    """Where the reference a mask was made from gives the detail that the network is too small for."""
+
+    from_shrink: float = Field(ge=1)
+    coarse_px: float = Field(gt=0)
+    light: Share
+
+
 class DiffusionSamplingParams(Section):
     """Sampling of an inpainting diffusion model; docs/concepts.md says which values are the stock pipeline's."""
 
@@ -229,6 +237,7 @@ class DiffusionSamplingParams(Section):
     widen_mask: bool
     keep_grey: bool
     even_exposure: bool
+    detail: DetailParams | None
     prune: PruneParams | None
 
     @model_validator(mode="after")

@@ -160,7 +160,7 @@ def open_workshop(job: ShardJob) -> Workshop:
     real, planner, _ = open_plan(job)
     photos = [read_rgb(real.train / sample.image) for sample in planner.good[:CALIBRATION_PHOTOS]]
     section = getattr(params, generator)
-    sampling = SampleJob(section, job.base, photos, params.feather_px, params.micro_batch, seed=job.fold)
+    sampling = SampleJob(section, job.base, photos, params.feather_px, params.micro_batch, job.fold, real.references)
     sampler = GENERATORS[generator]().load(job.concept, sampling)
     net = choose_perceptual(job.selection.perceptual, load_vae(job.base))
     judge = _judge(open_guards(net, job.selection, generator, real), real)

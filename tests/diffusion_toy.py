@@ -79,6 +79,7 @@ def sampling_params(**changes: object) -> DiffusionSamplingParams:
         "widen_mask": True,
         "keep_grey": True,
         "even_exposure": False,
+        "detail": None,
         "prune": None,
     }
     return DiffusionSamplingParams.model_validate(values | changes)

@@ -121,6 +121,7 @@ class SampleJob:
         feather_px: Soft rim outside the mask, in pixels of the crop.
         micro_batch: Rows the network always runs at, padded: bytes do not depend on how many crops are in flight.
         seed: Equal to the fold.
+        references: Those the requests' masks are made from.
     """
 
     params: Any
@@ -129,6 +130,7 @@ class SampleJob:
     feather_px: int
     micro_batch: int
     seed: int
+    references: Sequence[Reference] = ()
 
 
 class Sampler(Protocol):

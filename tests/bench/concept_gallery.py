@@ -11,7 +11,7 @@ from pipeline.params import LearnConceptParams, SynthesizeParams, load_section
 from pipeline.records import fold_name
 from tests.bench.bars import work_folder
 from tests.bench.concept_pictures import COLUMNS, gallery
-from tests.bench.concept_quality import Bench, fitted, paint, requests
+from tests.bench.concept_quality import Bench, candidates, fitted, open_sampler, requests
 from tests.bench.embedded import adapt_once, prepare_once
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     bench, sampling = opened(args.data, args.layout, work), load_section("synthesize", SynthesizeParams)
     concept = fitted(bench, load_section("learn_concept", LearnConceptParams).defectfill, work / "concept")
     placed = requests(bench, sampling, COLUMNS)
-    sheet = gallery(bench.references, placed, paint(bench, concept, sampling, placed, 1.0))
+    sheet = gallery(bench.references, placed, candidates(open_sampler(bench, concept, sampling, {}), placed))
     out = Path("docs/concept") / f"{args.layout}.jpg"
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(out, quality=88)

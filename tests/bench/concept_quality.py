@@ -131,7 +131,8 @@ def open_sampler(bench: Bench, concept: Path, params: SynthesizeParams, changes:
     """The concept's sampler with some of its settings changed."""
     good = [read_rgb(bench.train / s.image) for s in good_samples(bench.samples) if s.split == "train"][:32]
     sampling = DiffusionSamplingParams.model_validate(params.defectfill.model_dump() | dict(changes))
-    return DefectFillSampler(concept, SampleJob(sampling, bench.base, good, params.feather_px, params.micro_batch, bench.fold))
+    job = SampleJob(sampling, bench.base, good, params.feather_px, params.micro_batch, bench.fold, bench.references)
+    return DefectFillSampler(concept, job)
 
 
 def candidates(sampler: DefectFillSampler, placed: Sequence[Placed], count: int = 1) -> list[Synthetic]:
@@ -143,8 +144,8 @@ def candidates(sampler: DefectFillSampler, placed: Sequence[Placed], count: int 
 
 
 def paint(bench: Bench, concept: Path, params: SynthesizeParams, placed: Sequence[Placed], scale: float) -> list[Synthetic]:
-    """One candidate a request, with the adapter at a scale; at 0 the token rows stay."""
-    return candidates(open_sampler(bench, concept, params, {"lora_scale": scale}), placed)
+    """One candidate a request, with the adapter at a scale; at 0 the token rows stay. All of it is the network's own work."""
+    return candidates(open_sampler(bench, concept, params, {"lora_scale": scale, "detail": None}), placed)
 
 
 def vectors(bench: Bench, pictures: Sequence[Picture], masks: Sequence[Mask]) -> NDArray[np.float64]:

@@ -5,9 +5,10 @@
 2. Does training on known defect types lower the recall of a type that was held out? RT-DETR before (as pre-trained on drawn
    defects), after training on the other types, and after training on all.
 
-Works in the copies that `make bench-proof` left of studies `magnetic_tile` and `magnetic_tile-yolo_seg`, with their recipe. Asked on real train parts beyond the
-budget K, which no detector was trained on; neither test parts nor anything chosen on them is read. Detections of any type count,
-above the score at which good val photos have `ALARMS` of them each. Trainings are kept below .work/bench-questions.
+Works in the copies that `make bench-proof` left of studies `magnetic_tile` and `magnetic_tile-yolo_seg`, with their recipe. Asked
+on real train parts beyond the budget K, which no detector was trained on; neither test parts nor anything chosen on them is read.
+Detections of any type count, above the score at which good val photos have `ALARMS` of them each. Trainings are kept below
+.work/bench-questions.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ import torch
 from pipeline.answering import Draws, answer
 from pipeline.diffusion.components import load_vae
 from pipeline.generators.defectfill.sample import DefectFillSampler
-from pipeline.generators.protocol import SampleJob
 from pipeline.images import Picture, read_rgb
 from pipeline.masks.crops import read_window
 from pipeline.params import DiffusionSamplingParams, SelectParams, SynthesizeParams, load_section
@@ -31,7 +30,7 @@ from pipeline.similarity.perceptual import choose_perceptual
 from pipeline.similarity.quality import RealLooks, look, quality, real_looks
 from tests.bench.bars import bar
 from tests.bench.concept import benches, concept
-from tests.bench.concept_quality import Bench, requests
+from tests.bench.concept_quality import Bench, open_sampler, requests
 from tests.bench.fills import part_interval
 from tests.bench.reference_loops import CANDIDATES, GUIDANCE, STEPS, on_crop, on_whole_photo, one_by_one, open_stock
 
@@ -51,6 +50,7 @@ STOCK: dict[str, Any] = {
     "widen_mask": False,
     "keep_grey": False,
     "even_exposure": False,
+    "detail": None,
 }
 """`synthesize.defectfill` of the loop on crops."""
 
@@ -77,7 +77,7 @@ MEASURES = (
     Measure("guidance interval", ("guidance", "guidance_interval"), 4),
     Measure("pruning", ("prune",), 8),
     Measure("fewer candidates, redraws", ("candidates", "redraws"), 16),
-    Measure("blending and composite", ("blend", "composite", "widen_mask", "keep_grey", "even_exposure"), 16),
+    Measure("blending and composite", ("blend", "composite", "widen_mask", "keep_grey", "even_exposure", "detail"), 16),
 )
 """In this order; the last one is ours, parameter for parameter."""
 
@@ -169,14 +169,6 @@ def ladder(params: SynthesizeParams) -> list[tuple[Measure, SynthesizeParams]]:
     return found
 
 
-def open_sampler(bench: Bench, fitted: Path, params: SynthesizeParams) -> DefectFillSampler:
-    """As the stage `synthesize` opens it."""
-    good = [read_rgb(bench.train / s.image) for s in bench.samples if s.is_good and s.split == "train"][:32]
-    return DefectFillSampler(
-        fitted, SampleJob(params.defectfill, bench.base, good, params.feather_px, params.micro_batch, bench.fold)
-    )
-
-
 @dataclass(frozen=True)
 class Way:
     """One way to answer requests.
@@ -246,7 +238,7 @@ def speed(plan: Plan, bench: Bench, fitted: Path, params: SynthesizeParams, sele
     torch.set_num_threads(params.threads)
     court = open_court(bench, selection)
     placed = by_turns(requests(bench, params, 1 + plan.own_requests // len(court.looks.by_type)))[: plan.own_requests]
-    sampler = open_sampler(bench, fitted, params)
+    sampler = open_sampler(bench, fitted, params, {})
     # The loops' pictures are measured with our thresholds, so that the guards see all of them alike.
     facts = sampler.facts()
     ways = loops(plan, bench, fitted, court, (facts["surely_changed_above"], facts["possibly_changed_above"]), placed)
@@ -255,7 +247,7 @@ def speed(plan: Plan, bench: Bench, fitted: Path, params: SynthesizeParams, sele
     for measure, section in rungs:
         if section not in (before, params):
             some = placed[: measure.requests]
-            ways[measure.name] = own_way(open_sampler(bench, fitted, section), section, court, some, plan.rounds)
+            ways[measure.name] = own_way(open_sampler(bench, fitted, section, {}), section, court, some, plan.rounds)
         before = section
     found = turn_about(ways)
     same = {measure.name: section == params for measure, section in rungs}

@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.diffusion.components import load_pipeline, prompt_ids
 from pipeline.diffusion.photos import random_boxes_mask, random_crops
 from pipeline.generators.defectfill.concept import CARD, LORA_NAME, ConceptError, joint_prompt, load_concept
+from pipeline.generators.defectfill.detail import with_detail
 from pipeline.generators.defectfill.painting import Painted, Painter, settle
-from pipeline.generators.protocol import Dropped, Request, SampleJob, Synthetic
-from pipeline.images import Mask
-from pipeline.masks.composite import apply_change, change_size, changed_region
+from pipeline.generators.protocol import Dropped, Part, Request, SampleJob, Synthetic
+from pipeline.images import Mask, Picture
+from pipeline.masks.composite import apply_change, change_size, changed_region, feathered
 from pipeline.masks.crops import paint_mask, resize_mask, resize_picture, resize_square
 from pipeline.params import DiffusionSamplingParams
 from pipeline.seeds import derive_seed
@@ -56,6 +58,7 @@ class DefectFillSampler:
         self._texts: dict[tuple[str, ...], Tensor] = {}
         self._painter = Painter(self._pipe, self._params, job.micro_batch, self._text(""))
         plain = json.loads((fitted / CARD).read_text(encoding="utf-8"))["plain_prompt"]
+        self._photos = {reference.id: reference.image for reference in job.references}
         self._thresholds = self._change_without_concept(plain)
         settle(self._pipe, self._params)
 
@@ -92,7 +95,7 @@ class DefectFillSampler:
         if painted.change is None:
             assert painted.early is not None, "only a low early rank leaves a candidate without a picture"
             return Dropped(painted.early)
-        change = resize_square(painted.change, len(request.clean)).astype(np.float32, copy=False)
+        change = self._detailed(resize_square(painted.change, len(request.clean)).astype(np.float32, copy=False), request)
         if self._params.keep_grey and (request.clean == request.clean[..., :1]).all():
             # A grey photo stays grey: colour noise of the decoder would give synthetic crops away.
             change = np.repeat(change.mean(axis=2, keepdims=True), 3, axis=2)
@@ -101,6 +104,27 @@ class DefectFillSampler:
         else:
             image = apply_change(request.clean, change, request.mask, self._job.feather_px)
         return Synthetic(image, changed_region(image, request.clean, request.mask, *self._thresholds), painted.early)
+
+    def _detailed(self, change: NDArray[np.float32], request: Request) -> NDArray[np.float32]:
+        """The change with the references' detail, on crops that were shrunk; a mask that was bent or drawn has none."""
+        wanted, shrink = self._params.detail, len(request.clean) / self._side
+        if wanted is None or shrink < wanted.from_shrink:
+            return change
+        for part in request.parts:
+            if part.affine is not None:
+                near = feathered(part.mask, self._job.feather_px) > 0
+                fine = with_detail(change, request.clean, part, self._photo_of(part), wanted.coarse_px * shrink, wanted.light)
+                change = np.where(near[..., None], fine, change)
+        return change
+
+    def _photo_of(self, part: Part) -> Picture:
+        assert part.reference is not None, "a matrix moves a reference's mask"
+        if part.reference not in self._photos:
+            raise ConceptError(
+                f"reference {part.reference!r} is not among the {len(self._photos)} the sampler was given; hand the references "
+                "over with the job, or set synthesize.defectfill.detail to null"
+            )
+        return self._photos[part.reference]
 
     def _text_of(self, defects: tuple[str, ...]) -> Tensor:
         for defect in defects:

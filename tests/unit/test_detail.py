@@ -1,0 +1,118 @@
+"""Detail of the references on crops larger than the network."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.generators.defectfill.detail import coarse, light_ratio, with_detail
+from pipeline.generators.defectfill.fit import fit
+from pipeline.generators.defectfill.sample import ConceptError, DefectFillSampler
+from pipeline.generators.protocol import FitJob, Part, Request, SampleJob, Synthetic
+from pipeline.masks.composite import feathered
+from pipeline.references import Reference
+from tests.diffusion_toy import SIDE, fit_params, references, sampling_params, write_base
+
+SAME_PLACE = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+
+
+def square(side: int = 40) -> np.ndarray:
+    mask = np.zeros((side, side), bool)
+    mask[10:30, 10:30] = True
+    return mask
+
+
+def picture(grey: int, inside: np.ndarray | int | None = None, side: int = 40) -> np.ndarray:
+    found = np.full((side, side, 3), grey, np.uint8)
+    if inside is not None:
+        found[square(side)] = inside if isinstance(inside, int) else inside[square(side)][:, None]
+    return found
+
+
+def stripes(side: int = 40) -> np.ndarray:
+    return np.where(np.arange(side)[None] % 2, 40, 60).repeat(side, 0).astype(np.uint8)
+
+
+def test_the_coarse_part_of_a_constant_is_the_constant_up_to_the_rim_of_the_mask():
+    values = np.full((40, 40, 3), 7.0, np.float32)
+    values[~square()] = 1000.0  # what lies outside plays no part
+    assert np.allclose(coarse(values, square(), 3.0)[square()], 7.0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("light", "level"), [(0.0, -50.0), (0.5, -40.0), (1.0, -30.0)])
+def test_the_reference_gives_the_stripes_and_light_says_whose_level_they_have(light, level):
+    # Surround 100 on both photos; the reference's defect has stripes of 40 and 60, what was painted is 30 darker.
+    part = Part("hole", square(), "r", SAME_PLACE)
+    painted = np.full((40, 40, 3), -30.0, np.float32)
+    found = with_detail(painted, picture(100), part, picture(100, stripes()), 6.0, light)[square()]
+    assert found.mean() == pytest.approx(level, abs=0.5)
+    dark, bright = np.unique(found.round())[[0, -1]]
+    assert bright - dark == pytest.approx(20, abs=3)
+
+
+def test_a_darker_photo_gets_a_darker_defect_in_proportion():
+    # Half the light around the mask, half the light of the defect: 30 instead of 60, on a clean level of 50.
+    part = Part("hole", square(), "r", SAME_PLACE)
+    found = with_detail(np.zeros((40, 40, 3), np.float32), picture(50), part, picture(100, 60), 6.0, 0.0)
+    assert np.allclose(found[square()], 30 - 50)
+
+
+def test_light_is_compared_around_the_mask_within_limits_and_not_where_nothing_is_around():
+    assert light_ratio(picture(50), picture(100, 255), square()) == 0.5
+    assert light_ratio(picture(10), picture(200), square()) == 0.5  # a twentieth would be no light at all
+    assert light_ratio(picture(50), picture(100), np.ones((40, 40), bool)) == 1.0
+
+
+@pytest.fixture(scope="module")
+def concept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("concept")
+    base = write_base(folder / "base")
+    (folder / "work").mkdir()
+    fit(FitJob(fit_params(steps=2), references(), base, folder / "work", seed=0), folder / "fitted")
+    return base, folder / "fitted"
+
+
+def painted(concept: tuple[Path, Path], request: Request, known: tuple[Reference, ...], **changes: object) -> Synthetic:
+    base, fitted = concept
+    good = [np.random.default_rng(0).integers(90, 160, (80, 90, 3)).astype(np.uint8)]
+    job = SampleJob(sampling_params(**changes), base, good, feather_px=2, micro_batch=2, seed=0, references=known)
+    (answer,) = DefectFillSampler(fitted, job)([(request, 1)])
+    assert isinstance(answer, Synthetic)
+    return answer
+
+
+DETAIL = {"from_shrink": 1.5, "coarse_px": 4, "light": 0.5}
+
+
+def asked(side: int, affine: np.ndarray | None) -> tuple[Request, Reference]:
+    clean = np.random.default_rng(3).integers(90, 160, (side, side, 3)).astype(np.uint8)
+    mask = np.zeros((side, side), bool)
+    mask[side // 4 : side // 2, side // 4 : side // 2] = True
+    photo = np.random.default_rng(4).integers(0, 60, (side, side, 3)).astype(np.uint8)
+    return Request("r", clean, (Part("hole", mask, "hole-0", affine),)), Reference("hole-0", "hole", photo, mask)
+
+
+def test_a_crop_that_is_shrunk_gets_the_detail_and_stays_clean_outside(concept):
+    request, reference = asked(2 * SIDE, SAME_PLACE)
+    plain, fine = painted(concept, request, (), detail=None), painted(concept, request, (reference,), detail=DETAIL)
+    outside = feathered(request.mask, 2) == 0
+    assert (fine.image[outside] == request.clean[outside]).all()
+    shown = [np.corrcoef(one.image[request.mask].ravel(), reference.image[request.mask].ravel())[0, 1] for one in (plain, fine)]
+    assert abs(shown[0]) < 0.2 and shown[1] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("side", "affine"), [(SIDE, SAME_PLACE), (2 * SIDE, None)], ids=["a crop that is not shrunk", "a mask that was drawn"]
+)
+def test_others_are_painted_as_before(concept, side, affine):
+    request, reference = asked(side, affine)
+    plain, same = painted(concept, request, (), detail=None), painted(concept, request, (reference,), detail=DETAIL)
+    assert (plain.image == same.image).all() and (plain.changed == same.changed).all()
+
+
+def test_a_reference_nobody_handed_over_is_named(concept):
+    request, _ = asked(2 * SIDE, SAME_PLACE)
+    with pytest.raises(
+        ConceptError, match=r"hand the references over with the job, or set synthesize\.defectfill\.detail to null"
+    ):
+        painted(concept, request, (), detail=DETAIL)
