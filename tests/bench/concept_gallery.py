@@ -32,7 +32,8 @@ def main() -> None:
     bench, sampling = opened(args.data, args.layout, work), load_section("synthesize", SynthesizeParams)
     concept = fitted(bench, load_section("learn_concept", LearnConceptParams).defectfill, work / "concept")
     placed = requests(bench, sampling, COLUMNS)
-    sheet = gallery(bench.references, placed, candidates(open_sampler(bench, concept, sampling, {}), placed))
+    ways = [candidates(open_sampler(bench, concept, sampling, change), placed) for change in ({"detail": None}, {})]
+    sheet = gallery(bench.references, placed, *ways)
     out = Path("docs/concept") / f"{args.layout}.jpg"
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(out, quality=88)

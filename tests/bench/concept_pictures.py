@@ -31,16 +31,17 @@ def outlined(picture: Picture, mask: Mask) -> Picture:
     return large
 
 
-def gallery(references: Sequence[Reference], placed: Sequence[Placed], made: Sequence[Synthetic]) -> NDArray[np.uint8]:
-    """Three rows a type: real references with outline, requests on clean crops with outline, and what was painted there."""
+def gallery(references: Sequence[Reference], placed: Sequence[Placed], *made: Sequence[Synthetic]) -> NDArray[np.uint8]:
+    """A few rows a type: real references with outline, requests on clean crops with outline, and each way they were answered."""
     blank = np.full((SHOWN_PX, SHOWN_PX, 3), 255, np.uint8)
     rows: list[Picture] = []
     for defect in sorted({p.record.defect for p in placed}):
         real = [outlined(*real_crop(r)) for r in references if r.defect == defect][:COLUMNS]
-        chosen = [(p.request, m) for p, m in zip(placed, made, strict=True) if p.record.defect == defect][:COLUMNS]
-        asked = [outlined(resize_picture(r.clean, SIDE_PX), shown_mask(r.mask)) for r, _ in chosen]
-        painted = [resize_picture(m.image, SHOWN_PX) for _, m in chosen]
-        for cells in (real, asked, painted):
+        chosen = [place for place, one in enumerate(placed) if one.record.defect == defect][:COLUMNS]
+        requests = [placed[place].request for place in chosen]
+        asked = [outlined(resize_picture(r.clean, SIDE_PX), shown_mask(r.mask)) for r in requests]
+        answered = [[resize_picture(way[place].image, SHOWN_PX) for place in chosen] for way in made]
+        for cells in (real, asked, *answered):
             rows.append(np.concatenate([*cells, *[blank] * (COLUMNS - len(cells))], axis=1))
         rows.append(np.full((6, SHOWN_PX * COLUMNS, 3), 255, np.uint8))
     return np.concatenate(rows, axis=0)
