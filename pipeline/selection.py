@@ -195,12 +195,16 @@ def _by_part(changed: Mask, masks: Sequence[Mask]) -> list[tuple[Mask, Mask]]:
 
 
 def _remembered(entry: Candidates, memories: Mapping[str, Memory] | None) -> list[tuple[str | None, float | None, bool]]:
-    """For each candidate the reference a part of it repeats most, the distance to it, and whether any part is too near to one."""
-    if memories is None:
+    """For each candidate the reference a part of it repeats most, the distance to it, and whether any part is too near to one.
+
+    A part that shows its reference's detail by design is not asked.
+    """
+    pairs = zip(entry.request.parts, entry.masks, strict=True)
+    asked = [(part, mask) for part, mask in pairs if not (entry.detailed and part.affine is not None)]
+    if memories is None or not asked:
         return [(None, None, False)] * len(entry.images)
-    parts = entry.request.parts
-    near = [memories[p.defect].nearest(entry.images, mask, p) for p, mask in zip(parts, entry.masks, strict=True)]
-    bounds = [memories[part.defect].bound for part in parts]
+    near = [memories[part.defect].nearest(entry.images, mask, part) for part, mask in asked]
+    bounds = [memories[part.defect].bound for part, _ in asked]
     found: list[tuple[str | None, float | None, bool]] = []
     for one in zip(*near, strict=True):
         reference, distance = min(one, key=lambda pair: pair[1])

@@ -23,7 +23,7 @@ from pipeline.masks.crops import Window
 
 REQUEST, MASK, CHANGED = "request.json", "mask.", ".changed.png"
 FATES = "candidates.jsonl"
-STATED = ("answered", "early", "dropped")
+STATED = ("answered", "early", "dropped", "detailed")
 """Fields of `Candidates` that stand in a request's JSON beside those of the request."""
 Affine = tuple[tuple[float, ...], ...]
 
@@ -75,7 +75,8 @@ class Candidates:
     """A request, the mask each of its parts asked for, and its answers: (S, S, 3) crops and (S, S) masks of what changed.
 
     `answered` says whether any of them passed the guards when they were drawn. Where the sampler ranks candidates early, `early`
-    holds the score of every one that was drawn, and `dropped` the numbers of those that got no picture.
+    holds the score of every one that was drawn, and `dropped` the numbers of those that got no picture. `detailed` is that of
+    `Synthetic`.
     """
 
     request: RequestRecord
@@ -85,6 +86,7 @@ class Candidates:
     answered: bool
     early: tuple[float, ...] = ()
     dropped: tuple[int, ...] = ()
+    detailed: bool = False
 
     @property
     def drawn(self) -> int:
@@ -270,14 +272,14 @@ def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def _entry(files: dict[str, bytes]) -> Candidates:
     row = json.loads(files[REQUEST])
-    answered, early, dropped = (row.pop(name) for name in STATED)
+    answered, early, dropped, detailed = (row.pop(name) for name in STATED)
     parts = tuple(_part(part) for part in row["parts"])
     record = RequestRecord(**{**row, "window": Window(**row["window"]), "parts": parts})
     pictures = {name: Image.open(io.BytesIO(data)) for name, data in files.items() if name.endswith(".png")}
     masks = tuple(np.array(pictures.pop(name)) > 0 for name in sorted(pictures) if name.startswith(MASK))
     changed = tuple(np.array(pictures.pop(name)) > 0 for name in sorted(pictures) if name.endswith(CHANGED))
     images = tuple(np.array(pictures[name].convert("RGB")) for name in sorted(pictures))
-    return Candidates(record, masks, images, changed, answered, tuple(early), tuple(dropped))
+    return Candidates(record, masks, images, changed, answered, tuple(early), tuple(dropped), detailed)
 
 
 def _part(row: dict[str, Any]) -> PartRecord:

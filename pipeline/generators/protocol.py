@@ -61,12 +61,14 @@ class Request:
 class Synthetic:
     """The crop with its defects, and the mask of what REALLY changed, all parts together, both of the request's size.
 
-    `early` is what the sampler ranked the request's candidates by before they were finished; None where it does not.
+    `early` is what the sampler ranked the request's candidates by before they were finished; None where it does not. `detailed`
+    says that parts whose mask a matrix made show their reference's own detail, as they should.
     """
 
     image: Picture
     changed: Mask
     early: float | None = None
+    detailed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ def test_a_crop_that_is_shrunk_gets_the_detail_and_stays_clean_outside(concept):
     assert (fine.image[outside] == request.clean[outside]).all()
     shown = [np.corrcoef(one.image[request.mask].ravel(), reference.image[request.mask].ravel())[0, 1] for one in (plain, fine)]
     assert abs(shown[0]) < 0.2 and shown[1] > 0.8
+    assert fine.detailed and not plain.detailed
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,7 @@ def test_others_are_painted_as_before(concept, side, affine):
     request, reference = asked(side, affine)
     plain, same = painted(concept, request, (), detail=None), painted(concept, request, (reference,), detail=DETAIL)
     assert (plain.image == same.image).all() and (plain.changed == same.changed).all()
+    assert same.detailed == (affine is None)
 
 
 def test_a_reference_nobody_handed_over_is_named(concept):

@@ -21,14 +21,14 @@ def entries() -> list[Candidates]:
             Window(-3, 4, 8),
             (PartRecord("hole", "affine", "hole-2", affine), PartRecord("dent", "drawn", None, None)),
         )
-        made.append(Candidates(record, masks[3:], images, masks[:3], answered=number == 0))
+        made.append(Candidates(record, masks[3:], images, masks[:3], answered=number == 0, detailed=number == 1))
     return made
 
 
 def test_a_shard_gives_back_what_was_written(tmp_path):
     write_shard(tmp_path / "a.tar", entries())
     for wrote, read in zip(entries(), read_shard(tmp_path / "a.tar"), strict=True):
-        assert wrote.request == read.request and wrote.answered == read.answered
+        assert wrote.request == read.request and wrote.answered == read.answered and wrote.detailed == read.detailed
         assert all((a == b).all() for a, b in zip(wrote.masks, read.masks, strict=True))
         assert read.request.defect == "hole+dent" and (read.mask == (wrote.masks[0] | wrote.masks[1])).all()
         assert all((a == b).all() for a, b in zip(wrote.images, read.images, strict=True))

@@ -95,7 +95,12 @@ class DefectFillSampler:
         if painted.change is None:
             assert painted.early is not None, "only a low early rank leaves a candidate without a picture"
             return Dropped(painted.early)
-        change = self._detailed(resize_square(painted.change, len(request.clean)).astype(np.float32, copy=False), request)
+        change = resize_square(painted.change, len(request.clean)).astype(np.float32, copy=False)
+        wanted, shrink = self._params.detail, len(request.clean) / self._side
+        if wanted is not None and shrink < wanted.from_shrink:
+            wanted = None
+        if wanted is not None:
+            change = self._with_details(change, request, wanted.coarse_px * shrink, wanted.light)
         if self._params.keep_grey and (request.clean == request.clean[..., :1]).all():
             # A grey photo stays grey: colour noise of the decoder would give synthetic crops away.
             change = np.repeat(change.mean(axis=2, keepdims=True), 3, axis=2)
@@ -103,17 +108,15 @@ class DefectFillSampler:
             image = apply_change(request.clean, change, np.ones_like(request.mask), 0)
         else:
             image = apply_change(request.clean, change, request.mask, self._job.feather_px)
-        return Synthetic(image, changed_region(image, request.clean, request.mask, *self._thresholds), painted.early)
+        changed = changed_region(image, request.clean, request.mask, *self._thresholds)
+        return Synthetic(image, changed, painted.early, detailed=wanted is not None)
 
-    def _detailed(self, change: NDArray[np.float32], request: Request) -> NDArray[np.float32]:
-        """The change with the references' detail, on crops that were shrunk; a mask that was bent or drawn has none."""
-        wanted, shrink = self._params.detail, len(request.clean) / self._side
-        if wanted is None or shrink < wanted.from_shrink:
-            return change
+    def _with_details(self, change: NDArray[np.float32], request: Request, coarse_px: float, light: float) -> NDArray[np.float32]:
+        """The change with the references' detail; a mask that was bent or drawn has none."""
         for part in request.parts:
             if part.affine is not None:
                 near = feathered(part.mask, self._job.feather_px) > 0
-                fine = with_detail(change, request.clean, part, self._photo_of(part), wanted.coarse_px * shrink, wanted.light)
+                fine = with_detail(change, request.clean, part, self._photo_of(part), coarse_px, light)
                 change = np.where(near[..., None], fine, change)
         return change
 
