@@ -1,0 +1,32 @@
+"""What the proof's bench says of studies that were run, were run before, or were not."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.bench import proof
+
+
+def study(mean: float, low: float) -> dict[str, object]:
+    gap = {"mean": mean, "low": low}
+    scores = {"best_arm": "defectfill", "differences": {"defectfill": {"real": gap, "classical": gap}}}
+    return {"commit": "abc", "comparison": {"detectors": {"rtdetr": scores}}}
+
+
+def test_results_of_before_are_kept_and_what_was_not_run_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(proof, "FOLDER", tmp_path)
+    assert proof.past() == {}
+    (tmp_path / "proof.json").write_text(json.dumps({"results": {"deep_pcb": {"commit": "abc"}, "magnetic_tile": "not run"}}))
+    assert proof.past() == {"deep_pcb": {"commit": "abc"}}
+
+
+def test_a_gain_of_ten_points_over_real_holds_where_its_interval_does_and_a_study_not_run_holds_nothing():
+    found = {name: study(0.12, -0.01) if name == "magnetic_tile" else None for name in proof.MEANT}
+    rows = {row["name"]: row for row in proof.bars(found)}
+    assert len(rows) == 16
+    gain = "magnetic_tile, rtdetr: box mAP50 of the best learned arm (defectfill) minus real"
+    assert rows[gain]["value"] == 0.12 and rows[gain]["holds"]
+    assert not rows[f"{gain}, lower end of the 95 % interval"]["holds"]
+    missing = [row for name, row in rows.items() if not name.startswith("magnetic_tile,")]
+    assert all(row["value"] is None and not row["holds"] for row in missing)
