@@ -38,10 +38,6 @@ WANTED = 50
 """Synthetic defects of each type and fold."""
 FAST = {"train.autocast": "bf16", "synthesize.defectfill.autocast": "bf16"}
 SMALL = {"train.image_px": "320", "train.steps": "600", "train.validate_every": "150"}
-ONE_LIGHT = {
-    f"{section}.even_exposure": "false" for section in ("learn_base", "learn_concept.defectfill", "synthesize.defectfill")
-}
-"""For scans under one light, black and white: brought to one exposure, a white pinhole in black copper would be beyond white."""
 THREADED = ("learn_base", "learn_concept.defectfill", "synthesize", "select", "train", "evaluate")
 
 
@@ -69,7 +65,7 @@ def _tiles(k: int, **lists: Sequence[str]) -> Study:
 
 def _boards(**lists: Sequence[str]) -> Study:
     # Their defects are smaller: 256 px would leave five of them. After 300 steps `real` still rises on val.
-    return Study("deep-pcb", "deep_pcb", {"prepare.k": "10", **SMALL, **ONE_LIGHT}, lists)
+    return Study("deep-pcb", "deep_pcb", {"prepare.k": "10", **SMALL}, lists)
 
 
 STUDIES = {
