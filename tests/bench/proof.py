@@ -96,12 +96,13 @@ def carry_out(name: str, data: Path, threads: int) -> None:
 def result(name: str) -> dict[str, Any] | None:
     """What a study found; None before its report is written."""
     folder = WORK / name
-    # A copy carries the report of the project; the study's own stands there once `evaluate` has put something out.
-    if not (folder / "reports" / "eval" / "metrics.json").exists():
+    # A copy carries the report of the project; the study's own stands there once it is younger than what `evaluate` put out.
+    scores, report = folder / "reports" / "eval" / "metrics.json", folder / "reports" / "comparison.json"
+    if not scores.exists() or report.stat().st_mtime < scores.stat().st_mtime:
         return None
     say = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(say, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-    comparison = json.loads((folder / "reports" / "comparison.json").read_text(encoding="utf-8"))
+    comparison = json.loads(report.read_text(encoding="utf-8"))
     return {"commit": commit, "settings": dict(STUDIES[name].settings), "comparison": comparison}
 
 
