@@ -98,7 +98,7 @@ def result(name: str) -> dict[str, Any] | None:
     folder = WORK / name
     # A copy carries the report of the project; the study's own stands there once it is younger than what `evaluate` put out.
     scores, report = folder / "reports" / "eval" / "metrics.json", folder / "reports" / "comparison.json"
-    if not scores.exists() or report.stat().st_mtime < scores.stat().st_mtime:
+    if not (scores.exists() and report.exists()) or report.stat().st_mtime < scores.stat().st_mtime:
         return None
     say = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(say, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
