@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.matches import Matches, MatchRecord
-from pipeline.reporting.differences import Difference, difference, resampled_map50
+from pipeline.reporting.differences import Difference, box_map50, difference, resampled
 from pipeline.reporting.verdicts import judge
 
 # Test parts of magnetic-tile a type and fold, as `prepare` splits it; the last row are good parts.
@@ -107,7 +107,7 @@ def judge_study(world: World, seed: int, resamples: int, confidence: float = 0.9
     """Verdict on the arm `learned` of one study, and its differences, as the report makes them."""
     scores: dict[str, dict[int, np.ndarray]] = {}
     for fold, records in draw_study(world, seed).items():
-        for arm, values in resampled_map50(records, resamples, fold).items():
+        for arm, values in resampled(box_map50, records, resamples, fold).items():
             scores.setdefault(arm, {})[fold] = values
     gaps = {name: difference(scores["learned"], scores[name], confidence) for name in ("real", "classical")}
     found = {name: gap for name, gap in gaps.items() if gap is not None}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.matches import Floats, MatchRecord
-from pipeline.reporting.differences import Difference, difference, resampled_map50
+from pipeline.reporting.differences import Difference, Measure, box_map50, difference, image_auroc, resampled
 from pipeline.reporting.verdicts import Verdict, chosen_arm, judge
 
 METRICS = (
@@ -145,13 +145,16 @@ def _arm_summary(scores: Sequence[Scores], classes: Sequence[str]) -> dict[str, 
     }
 
 
-def _resampled(records: Mapping[RecordKey, MatchRecord], detector: str, resamples: int) -> dict[str, dict[int, Floats]]:
-    """Scores of each arm of one detector on each fold, as tested and in each resample."""
+def _resampled(
+    measure: Measure, records: Mapping[RecordKey, MatchRecord], detector: str, resamples: int
+) -> dict[str, dict[int, Floats]]:
+    """Scores of each arm of one detector on each fold that has one, as tested and in each resample."""
     found: dict[str, dict[int, Floats]] = {}
     for fold in sorted({key[2] for key in records if key[0] == detector}):
         of_fold = {arm: record for (name, arm, one), record in records.items() if (name, one) == (detector, fold)}
-        for arm, values in resampled_map50(of_fold, resamples, fold).items():
-            found.setdefault(arm, {})[fold] = values
+        for arm, values in resampled(measure, of_fold, resamples, fold).items():
+            if not np.isnan(values[0]):
+                found.setdefault(arm, {})[fold] = values
     return found
 
 
@@ -179,16 +182,23 @@ def _plain(value: Difference | Verdict) -> dict[str, Any]:
     return {name: round(one, 6) if isinstance(one, float) else one for name, one in asdict(value).items()}
 
 
-def _compare_detector(own: Sequence[Scores], scores: Mapping[str, Mapping[int, Floats]], plan: Plan) -> dict[str, Any]:
+def _plain_rows(rows: Mapping[str, Mapping[str, Difference]]) -> dict[str, dict[str, Any]]:
+    return {arm: {name: _plain(gap) for name, gap in gaps.items()} for arm, gaps in rows.items()}
+
+
+def _compare_detector(own: Sequence[Scores], records: Mapping[RecordKey, MatchRecord], plan: Plan) -> dict[str, Any]:
+    detector = own[0].detector
     names = arm_order(one.arm for one in own)
     arms = {arm: _arm_summary([one for one in own if one.arm == arm], plan.classes) for arm in names}
-    differences = _differences(scores, plan.confidence)
+    maps, aurocs = (_resampled(measure, records, detector, plan.resamples) for measure in (box_map50, image_auroc))
+    differences = _differences(maps, plan.confidence)
     chosen = _chosen(plan.generators, arms)
     verdicts = judge(chosen, differences, plan.confidence)
     best = chosen_arm(sorted(chosen.values()), {arm: row["val_box_map50"] for arm, row in arms.items()}) if chosen else None
     return {
         "arms": arms,
-        "differences": {arm: {name: _plain(gap) for name, gap in gaps.items()} for arm, gaps in differences.items()},
+        "differences": _plain_rows(differences),
+        "image_auroc_differences": _plain_rows(_differences(aurocs, plan.confidence)),
         "verdicts": {name: _plain(one) for name, one in verdicts.items()},
         "best_arm": best,
     }
@@ -204,13 +214,14 @@ def compare(rows: Sequence[Mapping[str, Any]], records: Mapping[RecordKey, Match
 
     Returns:
         `folds`, `verdict`, `primary_metric`, `confidence`, `resamples`, and for each detector its arms, their differences to the
-        baselines, the verdict on each learned generator and the best learned arm, chosen on val.
+        baselines in the primary metric and in image AUROC, the verdict on each learned generator and the best learned arm,
+        chosen on val.
     """
     if not rows:
         raise ValueError("the evaluation holds no row; run `evaluate` again")
     scores = [read_scores(row) for row in rows]
     detectors = {
-        name: _compare_detector([one for one in scores if one.detector == name], _resampled(records, name, plan.resamples), plan)
+        name: _compare_detector([one for one in scores if one.detector == name], records, plan)
         for name in sorted({one.detector for one in scores})
     }
     folds = sorted({one.fold for one in scores})

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-from pipeline.matches import Floats, MatchRecord
+from pipeline.matches import Floats, Ints, MatchRecord
 from pipeline.reporting.bootstrap import part_weights, parts_of
-from pipeline.reporting.reweighting import reweighted_map
+from pipeline.reporting.reweighting import reweighted_auroc, reweighted_map
 from pipeline.seeds import derive_seed
 
+Measure = Callable[[MatchRecord, Ints, Floats], Floats]
+"""What is compared: from a record, the (N,) unit of each image and (B, U) weights of units to (B,) scores."""
 POWER = 0.8
 PART_FREEDOM = 15.0
 """Degrees of freedom of the parts' bootstrap variance, mean of three folds: 2 / (its coefficient of variation) ** 2, which is 10
@@ -45,8 +47,18 @@ class Difference:
     smallest: float | None = None
 
 
-def resampled_map50(records: Mapping[str, MatchRecord], resamples: int, fold: int) -> dict[str, Floats]:
-    """(1 + B,) box mAP50 of each arm on one fold: as tested, then in B resamples of the parts, the same for every arm.
+def box_map50(record: MatchRecord, unit: Ints, weights: Floats) -> Floats:
+    """(B,) box mAP50 of re-weighted units: whether defects are found and named."""
+    return reweighted_map(record.box, [0], unit, weights)
+
+
+def image_auroc(record: MatchRecord, unit: Ints, weights: Floats) -> Floats:
+    """(B,) image AUROC of re-weighted units: whether defective photos are told from good ones."""
+    return reweighted_auroc(record.image_score, record.box.truths.sum(axis=1) > 0, unit, weights)
+
+
+def resampled(measure: Measure, records: Mapping[str, MatchRecord], resamples: int, fold: int) -> dict[str, Floats]:
+    """(1 + B,) scores of each arm on one fold: as tested, then in B resamples of the parts, the same for every arm.
 
     Raises:
         ValueError: If the arms were not tested on the same images.
@@ -58,14 +70,14 @@ def resampled_map50(records: Mapping[str, MatchRecord], resamples: int, fold: in
     parts = parts_of(first)
     drawn = part_weights(parts.stratum, resamples, np.random.default_rng(derive_seed(fold, "bootstrap")))
     weights = np.concatenate([np.ones((1, len(parts.stratum))), drawn])
-    return {arm: reweighted_map(record.box, [0], parts.unit, weights) for arm, record in records.items()}
+    return {arm: measure(record, parts.unit, weights) for arm, record in records.items()}
 
 
 def difference(arm: Mapping[int, Floats], baseline: Mapping[int, Floats], confidence: float) -> Difference | None:
     """Difference of two arms over the folds both have; None if there is none.
 
     Args:
-        arm: Fold -> scores of `resampled_map50`.
+        arm: Fold -> scores of `resampled`.
         baseline: The same of the arm it is compared with.
         confidence: Of the interval, e.g. 0.95.
     """
@@ -76,7 +88,8 @@ def difference(arm: Mapping[int, Floats], baseline: Mapping[int, Floats], confid
     mean = float(gaps[:, 0].mean())
     if len(folds) == 1:
         return Difference(mean, None, None, 1)
-    error, freedom = standard_error(gaps[:, 0], gaps[:, 1:].var(axis=1, ddof=1))
+    # A resample may leave out all good photos, where they are of parts that have bad ones too: it has no AUROC.
+    error, freedom = standard_error(gaps[:, 0], np.nanvar(gaps[:, 1:], axis=1, ddof=1))
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
     smallest = reach + float(stats.t.ppf(POWER, freedom)) * error
     return Difference(mean, mean - reach, mean + reach, len(folds), error, freedom, _chance(mean, error, freedom), smallest)

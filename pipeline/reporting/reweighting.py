@@ -1,4 +1,4 @@
-"""COCO average precision as if each image, or each part with all its images, had been tested any number of times.
+"""COCO average precision and image AUROC as if each image, or each part with all its images, were there any number of times.
 
 A resample needs no matching anew: matches are made image by image, so only the counts above each right detection change. What
 lies between two of them never decides a score, which is why a resample costs microseconds.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from pipeline.matches import Floats, Ints, Matches
+from pipeline.matches import Bools, Floats, Ints, Matches
 
 RECALL = np.linspace(0.0, 1.0, 101)  # COCOeval's recThrs
 _ROWS_AT_ONCE = 4_000_000  # numbers in a temporary table, 32 MB
@@ -86,9 +86,13 @@ def average_precision(curves: Sequence[ClassCurve], weights: Floats) -> Floats:
         (B,) mAP; NaN for a resample without any defect. With weights of 1 it is COCOeval's.
     """
     widest = max((len(curve.unit) for curve in curves), default=0)
+    return np.concatenate([_mean_over_classes(curves, block) for block in _blocks(weights, widest)])
+
+
+def _blocks(weights: Floats, widest: int) -> list[Floats]:
+    """Rows of `weights` in pieces whose tables of `widest` columns stay small."""
     rows = max(1, _ROWS_AT_ONCE // max(1, widest))
-    blocks = [weights[first : first + rows].astype(np.float64) for first in range(0, len(weights), rows)]
-    return np.concatenate([_mean_over_classes(curves, block) for block in blocks])
+    return [weights[first : first + rows].astype(np.float64) for first in range(0, len(weights), rows)]
 
 
 def _mean_over_classes(curves: Sequence[ClassCurve], weights: Floats) -> Floats:
@@ -103,6 +107,35 @@ def reweighted_map(matches: Matches, thresholds: Sequence[int], unit: Ints, weig
     units = weights.shape[1]
     by_threshold = [average_precision(class_curves(matches, place, unit, units), weights) for place in thresholds]
     return np.mean(by_threshold, axis=0)
+
+
+def reweighted_auroc(score: Floats, defective: Bools, unit: Ints, weights: Floats) -> Floats:
+    """Chance that a defective image scores above a good one, ties counting half, in each resample.
+
+    Args:
+        score: (N,) of each image.
+        defective: (N,) whether the image shows a defect.
+        unit: (N,) unit, from 0, that each image belongs to; units are what is weighted.
+        weights: (B, U) how often each unit occurs; 0 or more.
+
+    Returns:
+        (B,) area under the ROC curve; NaN for a resample without defective or without good images.
+    """
+    levels, place = np.unique(score, return_inverse=True)
+
+    def counts(own: Bools) -> sparse.csr_array:
+        return sparse.csr_array((np.ones(int(own.sum())), (place[own], unit[own])), shape=(len(levels), weights.shape[1]))
+
+    bad, good = counts(defective), counts(~defective)
+    blocks = _blocks(weights, len(levels))
+    return np.concatenate([_share_above((bad @ block.T).T, (good @ block.T).T) for block in blocks])
+
+
+def _share_above(bad: Floats, good: Floats) -> Floats:
+    """(B,) share of pairs in which the bad one has the higher level, from (B, V) weights at each of V rising levels."""
+    below = np.cumsum(good, axis=1) - good / 2
+    pairs = bad.sum(axis=1) * good.sum(axis=1)
+    return np.where(pairs > 0, (bad * below).sum(axis=1) / np.where(pairs > 0, pairs, 1.0), np.nan)
 
 
 def precision_at_recall(matches: Matches, threshold: int) -> Floats:

@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from detectors.match_records import match_record, region_f_measure
 from detectors.metrics import coco_runs, scores_of_runs
 from pipeline.matches import MatchRecord
-from pipeline.reporting.differences import resampled_map50
+from pipeline.reporting.differences import box_map50, resampled
 from tests.bench.bars import bar, write_bars
 from tests.study_toy import World, draw_study
 
@@ -106,9 +106,7 @@ def resample_milliseconds() -> dict[str, Any]:
     # Sixty false alarms a photo: what a detector leaves with `min_score` 0.001.
     study = draw_study(World({"real": 0.0, "learned": 0.5}, seed_sd=0.2, alarms=47.0), 0)
     records: list[MatchRecord] = [record for of_fold in study.values() for record in of_fold.values()]
-    spent = [
-        seconds(lambda: [resampled_map50(of_fold, RESAMPLES, fold) for fold, of_fold in study.items()]) for _ in range(REPEATS)
-    ]
+    spent = [seconds(lambda: [resampled(box_map50, one, RESAMPLES, fold) for fold, one in study.items()]) for _ in range(REPEATS)]
     return {
         "milliseconds": round(1000 * statistics.median(spent) / RESAMPLES, 4),
         "resamples": RESAMPLES,

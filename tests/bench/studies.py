@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from pipeline.matches import Floats
-from pipeline.reporting.differences import PART_FREEDOM, resampled_map50, standard_error
+from pipeline.reporting.differences import PART_FREEDOM, box_map50, resampled, standard_error
 from tests.bench.bars import bar, write_bars
 from tests.study_toy import World, draw_study
 
@@ -48,7 +48,7 @@ def drawn_gaps(gain: float, seed_sd: float) -> list[tuple[Floats, Floats]]:
     world = World({"baseline": START, "learned": START + gain}, seed_sd)
     found: list[tuple[Floats, Floats]] = []
     for seed in range(STUDIES):
-        folds = [resampled_map50(records, RESAMPLES, fold) for fold, records in draw_study(world, seed).items()]
+        folds = [resampled(box_map50, records, RESAMPLES, fold) for fold, records in draw_study(world, seed).items()]
         gaps = np.stack([one["learned"] - one["baseline"] for one in folds])
         found.append((gaps[:, 0], gaps[:, 1:].var(axis=1, ddof=1)))
     return found

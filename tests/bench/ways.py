@@ -33,7 +33,7 @@ from pipeline.labels.coco import coco_dataset, decode_mask, encode_mask
 from pipeline.matches import read_record, write_record
 from pipeline.params import LabelParams, load_section
 from pipeline.records import fold_name, read_card, read_manifest, write_json
-from pipeline.reporting.differences import difference, resampled_map50
+from pipeline.reporting.differences import box_map50, difference, resampled
 from pipeline.shards import read_fates
 from tests.bench.bars import work_folder, write_bars
 
@@ -186,7 +186,7 @@ def summary(folds: Sequence[int]) -> dict[str, Any]:
             shared = sorted(set(found[name]) & set(found.get(other, {})))
             if name == other or len(shared) < 2:
                 continue
-            maps = {fold: resampled_map50({a: found[a][fold] for a in (name, other)}, RESAMPLES, fold) for fold in shared}
+            maps = {fold: resampled(box_map50, {a: found[a][fold] for a in (name, other)}, RESAMPLES, fold) for fold in shared}
             gap = difference({f: maps[f][name] for f in shared}, {f: maps[f][other] for f in shared}, CONFIDENCE)
             if gap is not None and gap.low is not None and gap.high is not None:
                 rows[name][f"minus {other}"] = [round(v, 4) for v in (gap.mean, gap.low, gap.high)]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline.images import write_png
-from pipeline.matches import Matches
+from pipeline.matches import Matches, MatchRecord
 from pipeline.records import read_manifest
 from pipeline.reporting import charts, comparison, data_card, pictures, plots, render, reweighting, sweeps, wording
 from pipeline.reporting.provenance import ProvenanceError
@@ -59,6 +60,30 @@ def test_comparison_of_two_folds():
     assert gap["mean"] == round(25 / 101, 6)
     assert gap["low"] < gap["mean"] < gap["high"]
     assert result["detectors"]["rtdetr"]["verdicts"]["defectfill"]["word"] == "not tested"  # there is no `classical`
+
+
+def test_image_auroc_is_compared_too():
+    # Two bad photos, then two good ones. `real` gives one of each a high score: right in half of the pairs. `defectfill` is right
+    # in all.
+    truths = np.array([[1, 0], [1, 0], [0, 0], [0, 0]])
+
+    def scored(one: MatchRecord, scores: list[float]) -> MatchRecord:
+        return replace(one, image_score=np.array(scores), box=replace(one.box, truths=truths))
+
+    scores = {"real": [0.9, 0.1, 0.9, 0.1], "defectfill": [0.9, 0.9, 0.1, 0.1]}
+    records = {key: scored(one, scores[key[1]]) for key, one in records_of({"real": [1, 1], "defectfill": [1, 1]}).items()}
+    found = comparison.compare(rows_of({"real": [0.25] * 2, "defectfill": [0.25] * 2}), records, plan("defectfill"))
+    gaps = found["detectors"]["rtdetr"]["image_auroc_differences"]
+    assert gaps["defectfill"]["real"]["mean"] == 0.5
+    assert set(gaps["defectfill"]) == {"real"}
+    assert found["detectors"]["rtdetr"]["differences"]["defectfill"]["real"]["mean"] == 0.0
+
+
+def test_without_good_photos_no_image_auroc_is_compared():
+    found = comparison.compare(
+        rows_of({"real": [0.25], "defectfill": [0.5]}), records_of({"real": [1], "defectfill": [2]}), plan()
+    )
+    assert found["detectors"]["rtdetr"]["image_auroc_differences"] == {}
 
 
 def test_baselines_are_compared_with_each_other_but_not_with_themselves():

@@ -7,8 +7,9 @@ import pytest
 
 from detectors.match_records import match_record, matches_of_run
 from detectors.metrics import coco_run, coco_runs, coco_scores, image_scores
+from detectors.rankings import area_under_roc, rank
 from pipeline.matches import read_record, write_record
-from pipeline.reporting.reweighting import reweighted_map
+from pipeline.reporting.reweighting import reweighted_auroc, reweighted_map
 
 IMAGES, CLASSES = 24, 4
 
@@ -148,3 +149,24 @@ def test_a_record_comes_back_as_it_was_written_in_the_same_bytes(tmp_path):
     assert (back.classes, back.mask, list(back.part[:3])) == (("c1", "c2", "c3", "c4"), None, ["p0", "p1", "p1"])
     np.testing.assert_equal(back.box.__dict__, record.box.__dict__)
     assert back.image_score.tolist() == list(image_scores(truth, results).values())
+
+
+def test_auroc_by_hand():
+    # Bad photos score 3 and 1, good ones 2 and 1: of four pairs three are right but for one tie.
+    score, bad = np.array([3.0, 1.0, 2.0, 1.0]), np.array([True, True, False, False])
+    weights = np.array([[1, 1, 1, 1], [3, 1, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]], dtype=float)
+    found = reweighted_auroc(score, bad, np.arange(4), weights)
+    np.testing.assert_allclose(found, [2.5 / 4, 6.5 / 8, 0.0, np.nan])
+
+
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_auroc_with_integer_weights_is_as_if_each_part_were_there_so_often(levels: int):
+    rng = np.random.default_rng(levels)
+    score, bad = rng.integers(0, levels, 40) / levels, rng.random(40) < 0.4
+    part = np.arange(40) // 4
+    weights = rng.integers(1, 4, (5, 10)).astype(float)
+    found = reweighted_auroc(score, bad, part, weights)
+    for row, value in zip(weights.astype(int), found, strict=True):
+        times = row[part]
+        expected = area_under_roc(rank(np.repeat(score[bad], times[bad]).tolist(), np.repeat(score[~bad], times[~bad]).tolist()))
+        assert value == pytest.approx(expected, rel=1e-13)

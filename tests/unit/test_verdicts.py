@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.matches import Matches, MatchRecord
 from pipeline.reporting.bootstrap import GOOD, part_weights, parts_of
-from pipeline.reporting.differences import Difference, resampled_map50
+from pipeline.reporting.differences import Difference, box_map50, resampled
 from pipeline.reporting.verdicts import chosen_arm, holm, judge
 
 
@@ -89,4 +89,4 @@ def test_arms_tested_on_different_images_are_refused():
         return MatchRecord(("a",), np.array([0.5]), np.array([1]), np.array([part]), np.zeros(1), matches, None)
 
     with pytest.raises(ValueError, match="fold 2: arm 'g' was tested on other images"):
-        resampled_map50({"real": record("p"), "g": record("q")}, 100, 2)
+        resampled(box_map50, {"real": record("p"), "g": record("q")}, 100, 2)
