@@ -85,8 +85,8 @@ bench-synthesis: setup  ## What mass synthesis costs besides the network, and on
 bench-proof: setup  ## Does synthetic data help on real parts? Hours, resumes; DATA=folder with magnetic-tile and deep-pcb, STUDIES=names.
 	python -m tests.bench.proof --data '$(DATA)' $(if $(STUDIES),--studies $(STUDIES))
 
-bench-ways: setup  ## How synthetic data is best used, and which link breaks, on val parts; after bench-proof. FOLDS=0 1 2.
-	python -m tests.bench.ways $(if $(FOLDS),--folds $(FOLDS))
+bench-ways: setup  ## How synthetic data is best used, and which link breaks; after bench-proof. STUDY=magnetic_tile|deep_pcb, FOLDS=0 1 2.
+	python -m tests.bench.ways $(if $(STUDY),--study $(STUDY)) $(if $(FOLDS),--folds $(FOLDS))
 
 bench-questions: setup  ## Background in boxes, and types held out, on real tiles; after bench-proof. FOLDS=0 1 2.
 	python -m tests.bench.questions $(if $(FOLDS),--folds $(FOLDS))

@@ -34,9 +34,9 @@ MEANT = {
 """Studies the bars are about, and their detector."""
 GAINS = {"real": 0.10, "classical": 0.03}
 """What the best learned arm has to gain, in mAP50, over the baselines."""
-WANTED = 50
-"""Synthetic defects of each type and fold."""
 FAST = {"train.autocast": "bf16", "synthesize.defectfill.autocast": "bf16"}
+# Fewer candidates of a request, and so more requests in the same time.
+MANY = {"synthesize.defectfill.candidates": "1", "synthesize.redraws.defectfill": "2"}
 SMALL = {"train.image_px": "320", "train.steps": "600", "train.validate_every": "150"}
 THREADED = ("learn_base", "learn_concept.defectfill", "synthesize", "select", "train", "evaluate")
 
@@ -50,12 +50,14 @@ class Study:
         layout: How it is read.
         settings: Parameters on top of profile `proof`.
         lists: What `dvc.yaml` runs: its detectors, and its generators where it is not all.
+        wanted: Synthetic defects of each type and fold.
     """
 
     source: str
     layout: str
     settings: Mapping[str, str]
     lists: Mapping[str, Sequence[str]]
+    wanted: int = 50
 
 
 def _tiles(k: int, **lists: Sequence[str]) -> Study:
@@ -63,16 +65,17 @@ def _tiles(k: int, **lists: Sequence[str]) -> Study:
     return Study("magnetic-tile", "magnetic_tile", {"prepare.k": str(k), "synthesize.warp.rotate_deg": "8"}, lists)
 
 
-def _boards(**lists: Sequence[str]) -> Study:
+def _boards(wanted: int, settings: Mapping[str, str], **lists: Sequence[str]) -> Study:
     # Their defects are smaller: 256 px would leave five of them. After 300 steps `real` still rises on val.
-    return Study("deep-pcb", "deep_pcb", {"prepare.k": "10", **SMALL}, lists)
+    return Study("deep-pcb", "deep_pcb", {"prepare.k": "10", **SMALL, **settings}, lists, wanted)
 
 
 STUDIES = {
     "magnetic_tile": _tiles(5, detectors=["rtdetr"]),
     "magnetic_tile-yolo_seg": _tiles(5, detectors=["yolo_seg"]),
-    "deep_pcb": _boards(detectors=["rtdetr"]),
-    "deep_pcb-yolo_seg": _boards(detectors=["yolo_seg"]),
+    # A synthetic board has seven defects: 50 a type fill 42 boards, 300 fill 260.
+    "deep_pcb": _boards(300, MANY, detectors=["rtdetr"]),
+    "deep_pcb-yolo_seg": _boards(50, {}, detectors=["yolo_seg"]),
     "magnetic_tile-k2": _tiles(2, detectors=["rtdetr"], generators=["defectfill"]),
     "magnetic_tile-k10": _tiles(10, detectors=["rtdetr"], generators=["defectfill"]),
 }
@@ -89,8 +92,14 @@ def carry_out(name: str, data: Path, threads: int) -> None:
     arguments = ["--profile", "proof", "--data", str(data / study.source), "--layout", study.layout, "--skip-invalid"]
     arguments += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     open_copy(Path.cwd(), folder, arguments, study.lists)
-    (folder / "data" / "targets.yaml").write_text(f"default: {WANTED}\ntypes: {{}}\n", encoding="utf-8")
+    (folder / "data" / "targets.yaml").write_text(f"default: {study.wanted}\ntypes: {{}}\n", encoding="utf-8")
     reproduce_copy(folder)
+
+
+def commit_of(folder: Path) -> str:
+    """What a copy was made from."""
+    say = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(say, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def result(name: str) -> dict[str, Any] | None:
@@ -100,10 +109,9 @@ def result(name: str) -> dict[str, Any] | None:
     scores, report = folder / "reports" / "eval" / "metrics.json", folder / "reports" / "comparison.json"
     if not (scores.exists() and report.exists()) or report.stat().st_mtime < scores.stat().st_mtime:
         return None
-    say = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(say, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
     comparison = json.loads(report.read_text(encoding="utf-8"))
-    return {"commit": commit, "settings": dict(STUDIES[name].settings), "comparison": comparison}
+    study = STUDIES[name]
+    return {"commit": commit_of(folder), "settings": dict(study.settings), "wanted": study.wanted, "comparison": comparison}
 
 
 def keep_table(name: str) -> None:

@@ -39,9 +39,11 @@ from pipeline.labels.coco import decode_mask, encode_mask
 from pipeline.records import fold_name, read_manifest, write_json
 from tests.bench.bars import work_folder, write_bars
 from tests.bench.fills import part_interval
-from tests.bench.ways import STUDY, recipe
+from tests.bench.ways import STUDIES as COPIES
+from tests.bench.ways import recipe
 
 WORK = work_folder("questions")
+STUDY = COPIES["magnetic_tile"]
 PREPARED = STUDY / "data" / "prepared"
 STUDIES = {"rtdetr": STUDY, "yolo_seg": STUDY.with_name("magnetic_tile-yolo_seg")}
 ALARMS = 0.5
@@ -123,7 +125,7 @@ def without(kind: str, data: DetectionData) -> DetectionData:
 
 def trained(name: str, fold: int, change: Callable[[DetectionData], DetectionData]) -> Network:
     """RT-DETR, arm `real`, on changed training data; kept."""
-    used, real = recipe(), parse_arm("real")
+    used, real = recipe(STUDY), parse_arm("real")
     torch.set_num_threads(used.train.threads)
     plain = load_fold(used.label, real, PREPARED, None, fold)
     kept = WORK / name / f"{fold_name(fold)}.weights.pt"
@@ -162,7 +164,7 @@ def looks(network: Network, fold: int, *, masks: bool) -> Iterator[Seen]:
         fold: Of the study.
         masks: Whether a detection covers its mask, else its box.
     """
-    label, params = recipe().label, recipe().train
+    label, params = recipe(STUDY).label, recipe(STUDY).train
     limits = Limits(params.min_score, params.max_detections)
     pool = from_manifest(PREPARED / "train", fold, "unused", label)
     good = from_manifest(PREPARED / "val", fold, "val", label).good
