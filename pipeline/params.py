@@ -237,6 +237,7 @@ class DiffusionSamplingParams(Section):
     widen_mask: bool
     keep_grey: bool
     even_exposure: bool
+    contrast_gain: float = Field(ge=1)
     detail: DetailParams | None
     prune: PruneParams | None
 

@@ -79,6 +79,7 @@ def sampling_params(**changes: object) -> DiffusionSamplingParams:
         "widen_mask": True,
         "keep_grey": True,
         "even_exposure": False,
+        "contrast_gain": 1.0,
         "detail": None,
         "prune": None,
     }

@@ -32,7 +32,10 @@ def main() -> None:
     bench, sampling = opened(args.data, args.layout, work), load_section("synthesize", SynthesizeParams)
     concept = fitted(bench, load_section("learn_concept", LearnConceptParams).defectfill, work / "concept")
     placed = requests(bench, sampling, COLUMNS)
-    ways = [candidates(open_sampler(bench, concept, sampling, change), placed) for change in ({"detail": None}, {})]
+    ways = [
+        candidates(open_sampler(bench, concept, sampling, change), placed)
+        for change in ({"contrast_gain": 1.0, "detail": None}, {})
+    ]
     sheet = gallery(bench.references, placed, *ways)
     out = Path("docs/concept") / f"{args.layout}.jpg"
     out.parent.mkdir(parents=True, exist_ok=True)

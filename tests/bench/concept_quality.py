@@ -145,7 +145,7 @@ def candidates(sampler: DefectFillSampler, placed: Sequence[Placed], count: int 
 
 def paint(bench: Bench, concept: Path, params: SynthesizeParams, placed: Sequence[Placed], scale: float) -> list[Synthetic]:
     """One candidate a request, with the adapter at a scale; at 0 the token rows stay. All of it is the network's own work."""
-    return candidates(open_sampler(bench, concept, params, {"lora_scale": scale, "detail": None}), placed)
+    return candidates(open_sampler(bench, concept, params, {"lora_scale": scale, "contrast_gain": 1.0, "detail": None}), placed)
 
 
 def vectors(bench: Bench, pictures: Sequence[Picture], masks: Sequence[Mask]) -> NDArray[np.float64]:

@@ -50,6 +50,7 @@ STOCK: dict[str, Any] = {
     "widen_mask": False,
     "keep_grey": False,
     "even_exposure": False,
+    "contrast_gain": 1.0,
     "detail": None,
 }
 """`synthesize.defectfill` of the loop on crops."""
@@ -77,7 +78,11 @@ MEASURES = (
     Measure("guidance interval", ("guidance", "guidance_interval"), 4),
     Measure("pruning", ("prune",), 8),
     Measure("fewer candidates, redraws", ("candidates", "redraws"), 16),
-    Measure("blending and composite", ("blend", "composite", "widen_mask", "keep_grey", "even_exposure", "detail"), 16),
+    Measure(
+        "blending and composite",
+        ("blend", "composite", "widen_mask", "keep_grey", "even_exposure", "contrast_gain", "detail"),
+        16,
+    ),
 )
 """In this order; the last one is ours, parameter for parameter."""
 

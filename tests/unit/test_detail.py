@@ -1,11 +1,11 @@
-"""Detail of the references on crops larger than the network."""
+"""What references say of the defects painted in their masks: detail on crops larger than the network, and strength."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.generators.defectfill.detail import coarse, light_ratio, with_detail
+from pipeline.generators.defectfill.detail import coarse, contrast_gain, light_ratio, with_detail
 from pipeline.generators.defectfill.fit import fit
 from pipeline.generators.defectfill.sample import ConceptError, DefectFillSampler
 from pipeline.generators.protocol import FitJob, Part, Request, SampleJob, Synthetic
@@ -63,6 +63,36 @@ def test_light_is_compared_around_the_mask_within_limits_and_not_where_nothing_i
     assert light_ratio(picture(50), picture(100), np.ones((40, 40), bool)) == 1.0
 
 
+def test_where_most_of_two_rings_is_the_same_the_light_is():
+    # Black copper with two white lines around the mask; on the other photo one of the lines is missing.
+    moved, clean = picture(0), picture(0)
+    moved[:, [8, 31]], clean[:, 8] = 255, 255
+    moved[8], clean[8] = 255, 255
+    assert light_ratio(clean, moved, square()) == 1.0
+    assert light_ratio(picture(0), picture(0), square()) == 1.0  # black says nothing of the light
+
+
+@pytest.mark.parametrize(
+    ("painted", "at_most", "gain"),
+    [(-30, 4.0, 2.0), (-60, 4.0, 1.0), (-90, 4.0, 1.0), (30, 4.0, 1.0), (-30, 1.6, 1.6)],
+    ids=["half as dark", "as dark", "darker", "bright instead of dark", "limited"],
+)
+def test_a_pale_defect_gets_as_dark_as_the_reference(painted: float, at_most: float, gain: float):
+    # Surround 100 on both photos, the reference's defect is at 40.
+    change, part = np.full((40, 40, 3), painted, np.float32), Part("hole", square(), "r", SAME_PLACE)
+    assert contrast_gain(change, picture(100), part, picture(100, 40), at_most) == pytest.approx(gain)
+
+
+def test_under_half_the_light_it_gets_half_as_dark():
+    change, part = np.full((40, 40, 3), -10, np.float32), Part("hole", square(), "r", SAME_PLACE)
+    assert contrast_gain(change, picture(50), part, picture(100, 40), 4.0) == pytest.approx(3.0)
+
+
+def test_grey_in_black_copper_gets_white_and_no_stronger_than_that_takes():
+    change, part = np.full((40, 40, 3), 100, np.float32), Part("pinhole", square(), "r", SAME_PLACE)
+    assert contrast_gain(change, picture(0), part, picture(0, 255), 4.0) == pytest.approx(2.6)  # 2.5 leaves 250
+
+
 @pytest.fixture(scope="module")
 def concept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("concept")
@@ -100,6 +130,25 @@ def test_a_crop_that_is_shrunk_gets_the_detail_and_stays_clean_outside(concept):
     shown = [np.corrcoef(one.image[request.mask].ravel(), reference.image[request.mask].ravel())[0, 1] for one in (plain, fine)]
     assert abs(shown[0]) < 0.2 and shown[1] > 0.8
     assert fine.detailed and not plain.detailed
+
+
+def test_a_crop_that_is_not_shrunk_is_painted_as_strong_as_the_reference_and_stays_clean_outside(concept):
+    request, _ = asked(SIDE, SAME_PLACE)
+    bright = request.clean.copy()
+    bright[request.mask] = 250  # this toy paints brighter than what was there
+    reference = Reference("hole-0", "hole", bright, request.mask)
+    plain, strong = painted(concept, request, ()), painted(concept, request, (reference,), contrast_gain=4.0)
+    outside = feathered(request.mask, 2) == 0
+    assert (strong.image[outside] == request.clean[outside]).all()
+    level, before, after = (float(one[request.mask].mean()) for one in (reference.image, plain.image, strong.image))
+    assert abs(after - level) < abs(before - level) - 1 and not strong.detailed
+
+
+def test_what_hardly_changed_is_left_for_the_guards(concept, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(DefectFillSampler, "_change_without_concept", lambda *_: (256.0, 256.0))  # nothing changes that much
+    request, reference = asked(SIDE, SAME_PLACE)
+    plain, same = painted(concept, request, ()), painted(concept, request, (reference,), contrast_gain=4.0)
+    assert (plain.image == same.image).all()
 
 
 @pytest.mark.parametrize(

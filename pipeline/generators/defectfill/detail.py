@@ -1,7 +1,7 @@
-"""Crops larger than what the network paints: the reference a mask was made from gives the detail, and the two share the light.
+"""What the reference a mask was made from says of the defect painted there: its detail, and how strong it is.
 
 A crop of 300 px is painted at 64 and enlarged; a crack in it is thinner than a painted pixel, and a stain with a sharp rim comes
-out as a cloud.
+out as a cloud. And a network that learned for minutes paints paler than what it saw.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ RING_SHARE = 0.1
 """Width of the ring around a mask, as a share of the crop's side, by which two photos' light is compared."""
 RING_MIN_PX = 4
 LIGHT = (0.5, 2.0)
+GAINS = 31
+"""Steps of the search for a gain."""
 
 
 def with_detail(
@@ -37,10 +39,36 @@ def with_detail(
     Returns:
         (S, S, 3) change in grey levels: pasted + light * coarse(change - pasted).
     """
+    pasted = (_shown(reference, clean, part) - clean).astype(np.float32)
+    return (pasted + light * coarse(change - pasted, part.mask, coarse_px)).astype(np.float32)
+
+
+def contrast_gain(change: NDArray[np.float32], clean: Picture, part: Part, reference: Picture, at_most: float) -> float:
+    """What a painted change is multiplied by, so that the defect is on the mean as dark or bright as the reference's.
+
+    Args:
+        change: (S, S, 3) painted, in grey levels.
+        clean: (S, S, 3) crop it is painted on.
+        part: The defect; its `affine` moves the reference's photo onto the crop.
+        reference: (H, W, 3) photo the part's mask was made from.
+        at_most: Greatest gain.
+
+    Returns:
+        1 to `at_most`: of these, the smallest whose mean level inside the mask, after clipping to 0..255, is nearest to the
+        reference's under the light around the mask. A change that is too strong, or goes the other way, stays as it is.
+    """
+    wanted = float(_shown(reference, clean, part)[part.mask].mean())
+    before, painted = clean[part.mask].astype(np.float32), change[part.mask]
+    gains = np.linspace(1.0, at_most, GAINS)
+    levels = np.array([np.clip(before + gain * painted, 0, 255).mean() for gain in gains])
+    return float(gains[np.argmin(np.round(np.abs(levels - wanted), 2))])
+
+
+def _shown(reference: Picture, clean: Picture, part: Part) -> NDArray[np.float32]:
+    """(S, S, 3) the reference's photo moved onto the crop, under the crop's light, in grey levels of 0 to 255."""
     assert part.affine is not None, "only a mask moved by a matrix knows where its reference's pixels go"
     moved = warp_picture(reference, part.affine, len(clean))
-    pasted = (moved * light_ratio(clean, moved, part.mask) - clean).astype(np.float32)
-    return (pasted + light * coarse(change - pasted, part.mask, coarse_px)).astype(np.float32)
+    return np.clip(moved * light_ratio(clean, moved, part.mask), 0, 255).astype(np.float32)
 
 
 def coarse(values: NDArray[np.float32], mask: Mask, sigma_px: float) -> NDArray[np.float32]:
@@ -52,9 +80,17 @@ def coarse(values: NDArray[np.float32], mask: Mask, sigma_px: float) -> NDArray[
 
 
 def light_ratio(clean: Picture, moved: Picture, mask: Mask) -> float:
-    """Median light around a mask, of the clean crop over that of the moved reference, within `LIGHT`; 1 if nothing is around."""
+    """Light of the clean crop over that of the moved reference, from the ring around a mask; within `LIGHT`.
+
+    The ratio r that makes the sum of |clean - r * moved| over the ring least (a weighted median of the pixels' own ratios): where
+    most of the two rings is the same, as on boards of black and white, it is 1, and a black ring says nothing.
+    """
     away = distance_to(mask)
     ring = (away > 0) & (away <= max(RING_MIN_PX, RING_SHARE * len(mask)))
-    if not ring.any():
+    weight = moved[ring].astype(np.float64).ravel()
+    if not weight.any():
         return 1.0
-    return float(np.clip(np.median(clean[ring]) / max(1.0, float(np.median(moved[ring]))), *LIGHT))
+    ratio = clean[ring].ravel() / np.maximum(weight, 1.0)
+    order = np.argsort(ratio, kind="stable")
+    middle = np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2)
+    return float(np.clip(ratio[order][middle], *LIGHT))

@@ -19,11 +19,11 @@ from torch import Tensor
 from pipeline.diffusion.components import load_pipeline, prompt_ids
 from pipeline.diffusion.photos import random_boxes_mask, random_crops
 from pipeline.generators.defectfill.concept import CARD, LORA_NAME, ConceptError, joint_prompt, load_concept
-from pipeline.generators.defectfill.detail import with_detail
+from pipeline.generators.defectfill.detail import contrast_gain, with_detail
 from pipeline.generators.defectfill.painting import Painted, Painter, settle
 from pipeline.generators.protocol import Dropped, Part, Request, SampleJob, Synthetic
 from pipeline.images import Mask, Picture
-from pipeline.masks.composite import apply_change, change_size, changed_region, feathered
+from pipeline.masks.composite import LEAST_SURE, apply_change, change_size, changed_region, feathered
 from pipeline.masks.crops import paint_mask, resize_mask, resize_picture, resize_square
 from pipeline.params import DiffusionSamplingParams
 from pipeline.seeds import derive_seed
@@ -101,6 +101,8 @@ class DefectFillSampler:
             wanted = None
         if wanted is not None:
             change = self._with_details(change, request, wanted.coarse_px * shrink, wanted.light)
+        elif self._params.contrast_gain > 1:
+            change = self._as_strong(change, request)
         if self._params.keep_grey and (request.clean == request.clean[..., :1]).all():
             # A grey photo stays grey: colour noise of the decoder would give synthetic crops away.
             change = np.repeat(change.mean(axis=2, keepdims=True), 3, axis=2)
@@ -120,12 +122,23 @@ class DefectFillSampler:
                 change = np.where(near[..., None], fine, change)
         return change
 
+    def _as_strong(self, change: NDArray[np.float32], request: Request) -> NDArray[np.float32]:
+        """The change with parts that came out paler than their references made stronger; what failed is left for the guards."""
+        size = change_size(change, np.zeros_like(change))
+        gains = np.ones(request.mask.shape, np.float32)
+        for part in request.parts:
+            if part.affine is None or float(np.quantile(size[part.mask], 1 - LEAST_SURE)) < self._thresholds[0]:
+                continue
+            near = feathered(part.mask, self._job.feather_px) > 0
+            gains[near] = contrast_gain(change, request.clean, part, self._photo_of(part), self._params.contrast_gain)
+        return change * gains[..., None]
+
     def _photo_of(self, part: Part) -> Picture:
         assert part.reference is not None, "a matrix moves a reference's mask"
         if part.reference not in self._photos:
             raise ConceptError(
                 f"reference {part.reference!r} is not among the {len(self._photos)} the sampler was given; hand the references "
-                "over with the job, or set synthesize.defectfill.detail to null"
+                "over with the job, or set synthesize.defectfill.detail to null and contrast_gain to 1"
             )
         return self._photos[part.reference]
 
