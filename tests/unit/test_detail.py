@@ -132,7 +132,10 @@ def test_a_crop_that_is_shrunk_gets_the_detail_and_stays_clean_outside(concept):
     assert fine.detailed and not plain.detailed
 
 
-def test_a_crop_that_is_not_shrunk_is_painted_as_strong_as_the_reference_and_stays_clean_outside(concept):
+def test_a_crop_that_is_not_shrunk_is_painted_as_strong_as_the_reference_and_stays_clean_outside(
+    concept, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(DefectFillSampler, "_change_without_concept", lambda *_: (5.0, 3.0))  # the toy learned nothing
     request, _ = asked(SIDE, SAME_PLACE)
     bright = request.clean.copy()
     bright[request.mask] = 250  # this toy paints brighter than what was there
