@@ -70,6 +70,9 @@ def test_where_most_of_two_rings_is_the_same_the_light_is():
     moved[8], clean[8] = 255, 255
     assert light_ratio(clean, moved, square()) == 1.0
     assert light_ratio(picture(0), picture(0), square()) == 1.0  # black says nothing of the light
+    rim = picture(0)
+    rim[9:31, 9:31] = 255  # a white defect reaches beyond its mask
+    assert light_ratio(picture(0), rim, square()) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,10 @@ from pipeline.masks.crops import warp_picture
 RING_SHARE = 0.1
 """Width of the ring around a mask, as a share of the crop's side, by which two photos' light is compared."""
 RING_MIN_PX = 4
+RIM_PX = 2
+"""Around a mask, where a defect may still show."""
+SAME = 16.0
+"""How surely two photos have the same light before their pixels are asked: as if each had so many grey levels alike."""
 LIGHT = (0.5, 2.0)
 GAINS = 31
 """Steps of the search for a gain."""
@@ -82,15 +86,15 @@ def coarse(values: NDArray[np.float32], mask: Mask, sigma_px: float) -> NDArray[
 def light_ratio(clean: Picture, moved: Picture, mask: Mask) -> float:
     """Light of the clean crop over that of the moved reference, from the ring around a mask; within `LIGHT`.
 
-    The ratio r that makes the sum of |clean - r * moved| over the ring least (a weighted median of the pixels' own ratios): where
-    most of the two rings is the same, as on boards of black and white, it is 1, and a black ring says nothing.
+    The ratio r that makes the sum of |clean - r * moved| + `SAME` * |1 - r| over the ring least, which is a weighted median of the
+    pixels' own ratios: where most of the two rings is the same, as on boards of black and white, it is 1, and a black ring says
+    nothing.
     """
-    away = distance_to(mask)
+    away = distance_to(mask) - RIM_PX
     ring = (away > 0) & (away <= max(RING_MIN_PX, RING_SHARE * len(mask)))
-    weight = moved[ring].astype(np.float64).ravel()
-    if not weight.any():
-        return 1.0
-    ratio = clean[ring].ravel() / np.maximum(weight, 1.0)
+    level = moved[ring].astype(np.float64).ravel()
+    ratio = np.append(clean[ring].ravel() / np.maximum(level, 1.0), 1.0)
+    weight = np.append(level, max(1.0, SAME * level.size))
     order = np.argsort(ratio, kind="stable")
     middle = np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2)
     return float(np.clip(ratio[order][middle], *LIGHT))
