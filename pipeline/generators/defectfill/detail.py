@@ -86,9 +86,8 @@ def coarse(values: NDArray[np.float32], mask: Mask, sigma_px: float) -> NDArray[
 def light_ratio(clean: Picture, moved: Picture, mask: Mask) -> float:
     """Light of the clean crop over that of the moved reference, from the ring around a mask; within `LIGHT`.
 
-    The ratio r that makes the sum of |clean - r * moved| + `SAME` * |1 - r| over the ring least, which is a weighted median of the
-    pixels' own ratios: where most of the two rings is the same, as on boards of black and white, it is 1, and a black ring says
-    nothing.
+    The ratio r that makes the sum of |clean - r * moved| + `SAME` * |1 - r| over the ring least, a weighted median of the pixels'
+    own ratios: where most of the two rings is the same, as on boards of black and white, it is 1; a black ring says nothing.
     """
     away = distance_to(mask) - RIM_PX
     ring = (away > 0) & (away <= max(RING_MIN_PX, RING_SHARE * len(mask)))
