@@ -1,6 +1,6 @@
 """`make bench-ways`: how synthetic data is best used, and which link breaks. Writes reports/bench/ways.json.
 
-Works in the copy that `make bench-proof` left of a study, with its recipe, RT-DETR. A way changes one thing against an arm of the
+Works in the copy that `make bench-proof` left of a study, with its recipe, RT-DETR unless another detector is named. A way changes one thing against an arm of the
 study; an oracle replaces a link by the real thing, taken from train parts beyond the budget K, which a user with K parts does not
 have. Scored on val parts, which are few, and on those beyond K, unless the way trained on them; test parts are not read. Each
 training is kept below .work/bench-ways/<study>, so a killed bench goes on, and the other study's results stay in the file.
@@ -27,7 +27,7 @@ from detectors.match_records import match_record
 from detectors.metrics import coco_runs, scores_of_runs
 from detectors.params import MixParams, Recipe, TrainParams
 from detectors.predict import predict
-from detectors.protocol import Limits
+from detectors.protocol import DETECTORS, Limits
 from detectors.training import Fitted, FoldData, fit_fold, load_fold
 from pipeline.labels.boxes import box_to_coco, mask_to_box
 from pipeline.labels.coco import coco_dataset, decode_mask, encode_mask
@@ -43,7 +43,7 @@ from tests.bench.proof import commit_of
 COMMAND = "make bench-ways"
 WORK = work_folder("ways")
 STUDIES = {name: work_folder("proof") / name for name in ("magnetic_tile", "deep_pcb")}
-DETECTOR, GENERATOR = "rtdetr", "defectfill"
+USUAL, GENERATOR = "rtdetr", "defectfill"
 RESAMPLES, CONFIDENCE = 2000, 0.95
 Document = dict[str, Any]
 SIDES = ("val", "beyond")
@@ -151,9 +151,22 @@ WAYS: dict[str, Way] = {
 }
 
 
-def place(study: str, name: str, fold: int) -> Path:
+@dataclass(frozen=True)
+class Runs:
+    """Trainings on a study, with one detector."""
+
+    study: str
+    detector: str = USUAL
+
+    @property
+    def title(self) -> str:
+        """Their name in the results."""
+        return self.study if self.detector == USUAL else f"{self.study}-{self.detector}"
+
+
+def place(runs: Runs, name: str, fold: int) -> Path:
     """Where the training of a way lies."""
-    return WORK / study / re.sub(r"[^a-z0-9._]+", "-", name) / fold_name(fold)
+    return WORK / runs.title / re.sub(r"[^a-z0-9._]+", "-", name) / fold_name(fold)
 
 
 def recipe(study: Path, way: Way | None = None) -> Recipe:
@@ -182,20 +195,20 @@ def fold_data(study: Path, way: Way, used: Recipe, fold: int, work: Path) -> Fol
     return FoldData(plain.train, plain.val, from_labelled(folder, plain.train.classes, plain.train.drawn_boxes))
 
 
-def train(study: str, name: str, fold: int) -> None:
+def train(runs: Runs, name: str, fold: int) -> None:
     """Train and score one way on one fold, unless that is done."""
-    way, work = WAYS[name], place(study, name, fold)
+    way, work, study = WAYS[name], place(runs, name, fold), STUDIES[runs.study]
     if (work / "scores.json").exists():
         return
     work.mkdir(parents=True, exist_ok=True)
-    used = recipe(STUDIES[study], way)
+    used = recipe(study, way)
     torch.set_num_threads(used.train.threads)
-    data = fold_data(STUDIES[study], way, used, fold, work)
-    fitted = fit_fold(used, DETECTOR, parse_arm(way.arm), data, fold, work)
+    data = fold_data(study, way, used, fold, work)
+    fitted = fit_fold(used, runs.detector, parse_arm(way.arm), data, fold, work)
     fitted.session.twin.load_state_dict(fitted.session.best.weights)
     scores = {"val": score(fitted, used.train, data.val, work / "val.npz")}
     if not way.beyond:
-        pool = from_manifest(STUDIES[study] / "data" / "prepared" / "train", fold, "unused", used.label)
+        pool = from_manifest(study / "data" / "prepared" / "train", fold, "unused", used.label)
         scores["beyond"] = score(fitted, used.train, pool, work / "beyond.npz")
     write_json(work / "scores.json", scores)
 
@@ -210,19 +223,19 @@ def score(fitted: Fitted, params: TrainParams, data: DetectionData, record: Path
     return scores_of_runs(data.coco, results, runs)
 
 
-def summary(study: str, folds: Sequence[int]) -> dict[str, Any]:
+def summary(runs: Runs, folds: Sequence[int]) -> dict[str, Any]:
     """Of each way, by side: mean box mAP50 over the folds it has, its types, and differences with their intervals."""
-    done = {name: [f for f in folds if (place(study, name, f) / "scores.json").exists()] for name in WAYS}
+    done = {name: [f for f in folds if (place(runs, name, f) / "scores.json").exists()] for name in WAYS}
     return {
-        name: {"folds": own, **{side: _side(study, name, side, done) for side in SIDES if side == "val" or not WAYS[name].beyond}}
+        name: {"folds": own, **{side: _side(runs, name, side, done) for side in SIDES if side == "val" or not WAYS[name].beyond}}
         if own
         else "not run"
         for name, own in done.items()
     }
 
 
-def _side(study: str, name: str, side: str, done: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    files = [place(study, name, fold) / "scores.json" for fold in done[name]]
+def _side(runs: Runs, name: str, side: str, done: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    files = [place(runs, name, fold) / "scores.json" for fold in done[name]]
     boxes = [json.loads(file.read_text(encoding="utf-8"))[side]["box"] for file in files]
     types = {kind: [one["per_class"][kind]["map50"] for one in boxes] for kind in boxes[0]["per_class"]}
     row: dict[str, Any] = {
@@ -233,7 +246,7 @@ def _side(study: str, name: str, side: str, done: Mapping[str, Sequence[int]]) -
         shared = sorted(set(done[name]) & set(done[other]))
         if name == other or len(shared) < 2:
             continue
-        records = {fold: {a: read_record(place(study, a, fold) / f"{side}.npz") for a in (name, other)} for fold in shared}
+        records = {fold: {a: read_record(place(runs, a, fold) / f"{side}.npz") for a in (name, other)} for fold in shared}
         maps = {fold: resampled(box_map50, own, RESAMPLES, fold) for fold, own in records.items()}
         gap = difference({f: maps[f][name] for f in shared}, {f: maps[f][other] for f in shared}, CONFIDENCE)
         if gap is not None and gap.low is not None and gap.high is not None:
@@ -251,14 +264,16 @@ def main() -> int:
     """Train what is missing, write what there is."""
     parser = argparse.ArgumentParser(description="Ways of using synthetic data.")
     parser.add_argument("--study", choices=list(STUDIES), default="magnetic_tile", help="of bench-proof, whose copy is used")
+    parser.add_argument("--detector", choices=list(DETECTORS), default=USUAL)
     parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS), help="what to train")
     parser.add_argument("--folds", nargs="*", type=int, default=[0, 1, 2], help="on which folds, one after the other")
     args = parser.parse_args()
+    runs = Runs(args.study, args.detector)
     for fold in args.folds:
         for name in args.ways:
-            train(args.study, name, fold)
-    found = {"commit": commit_of(STUDIES[args.study]), **summary(args.study, (0, 1, 2))}
-    return write_bars("ways", [], ways={**past(), args.study: found})
+            train(runs, name, fold)
+    found = {"commit": commit_of(STUDIES[args.study]), **summary(runs, (0, 1, 2))}
+    return write_bars("ways", [], ways={**past(), runs.title: found})
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ def test_a_sixth_of_the_photos_keeps_their_labels_alone():
 def test_an_oracle_is_scored_on_val_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ways, "WORK", tmp_path)
     scores = {"box": {"map50": 0.5, "per_class": {"short": {"map50": 0.25}, "open": {"map50": None}}}}
-    write_json(ways.place("deep_pcb", "copy_paste", 0) / "scores.json", {"val": scores, "beyond": scores})
-    write_json(ways.place("deep_pcb", "oracle: more real parts", 0) / "scores.json", {"val": scores})
-    found = ways.summary("deep_pcb", [0, 1])
+    write_json(ways.place(ways.Runs("deep_pcb"), "copy_paste", 0) / "scores.json", {"val": scores, "beyond": scores})
+    write_json(ways.place(ways.Runs("deep_pcb"), "oracle: more real parts", 0) / "scores.json", {"val": scores})
+    found = ways.summary(ways.Runs("deep_pcb"), [0, 1])
     assert found["copy_paste"]["folds"] == [0]
     assert found["copy_paste"]["beyond"]["box_map50"] == 0.5
     assert found["copy_paste"]["beyond"]["per_class"]["short"] == 0.25
