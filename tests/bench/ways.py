@@ -1,9 +1,10 @@
 """`make bench-ways`: how synthetic data is best used, and which link breaks. Writes reports/bench/ways.json.
 
-Works in the copy that `make bench-proof` left of a study, with its recipe, RT-DETR unless another detector is named. A way changes one thing against an arm of the
-study; an oracle replaces a link by the real thing, taken from train parts beyond the budget K, which a user with K parts does not
-have. Scored on val parts, which are few, and on those beyond K, unless the way trained on them; test parts are not read. Each
-training is kept below .work/bench-ways/<study>, so a killed bench goes on, and the other study's results stay in the file.
+Works in the copy that `make bench-proof` left of a study, with its recipe, RT-DETR unless another detector is named. A way
+changes one thing against an arm of the study; an oracle replaces a link by the real thing, taken from train parts beyond the
+budget K, which a user with K parts does not have. Scored on val parts, which are few, and on those beyond K, unless the way
+trained on them; test parts are not read. Each training is kept below .work/bench-ways, so a killed bench goes on; results of
+other studies stay in the file.
 """
 
 from __future__ import annotations
