@@ -249,6 +249,9 @@ def held_out(folds: Sequence[int], kinds: Sequence[str]) -> dict[str, Any]:
             for name, network in (("before", untrained(everything.side_px)), ("others", others), ("all", everything)):
                 seen[name] += [one for one in looks(network, fold, masks=False) if one.kind == kind]
         parts = [one.part for one in seen["all"]]
+        if not parts:  # K took all parts of the type
+            rows[kind] = {"defects": 0}
+            continue
         found = {name: np.array([one.iou >= FOUND_IOU for one in many], float) for name, many in seen.items()}
         rows[kind] = {name: interval(values, parts) for name, values in found.items()}
         rows[kind] |= {"defects": len(parts), "others minus before": interval(found["others"] - found["before"], parts)}
