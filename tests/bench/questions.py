@@ -240,19 +240,22 @@ def background(folds: Sequence[int]) -> dict[str, Any]:
 
 def held_out(folds: Sequence[int], kinds: Sequence[str]) -> dict[str, Any]:
     """Question 2: recall of a type by networks that know nothing but drawn defects, all other types, or all."""
+    every: dict[str, list[Seen]] = {"before": [], "all": []}
+    for fold in folds:
+        everything = stored("rtdetr", fold)
+        for name, network in (("before", untrained(everything.side_px)), ("all", everything)):
+            every[name] += looks(network, fold, masks=False)
     rows: dict[str, Any] = {}
     for kind in kinds:
-        seen: dict[str, list[Seen]] = {"before": [], "others": [], "all": []}
-        for fold in folds:
-            everything = stored("rtdetr", fold)
-            others = trained(f"without-{kind}", fold, lambda data, kind=kind: without(kind, data))
-            for name, network in (("before", untrained(everything.side_px)), ("others", others), ("all", everything)):
-                seen[name] += [one for one in looks(network, fold, masks=False) if one.kind == kind]
-        parts = [one.part for one in seen["all"]]
+        parts = [one.part for one in every["all"] if one.kind == kind]
         if not parts:  # K took all parts of the type
             rows[kind] = {"defects": 0}
             continue
-        found = {name: np.array([one.iou >= FOUND_IOU for one in many], float) for name, many in seen.items()}
+        others: list[Seen] = []
+        for fold in folds:
+            others += looks(trained(f"without-{kind}", fold, lambda data, kind=kind: without(kind, data)), fold, masks=False)
+        seen = {"before": every["before"], "others": others, "all": every["all"]}
+        found = {name: np.array([one.iou >= FOUND_IOU for one in many if one.kind == kind], float) for name, many in seen.items()}
         rows[kind] = {name: interval(values, parts) for name, values in found.items()}
         rows[kind] |= {"defects": len(parts), "others minus before": interval(found["others"] - found["before"], parts)}
     return rows
