@@ -38,6 +38,8 @@ FAST = {"train.autocast": "bf16", "synthesize.defectfill.autocast": "bf16"}
 # Fewer candidates of a request, and so more requests in the same time.
 MANY = {"synthesize.defectfill.candidates": "1", "synthesize.redraws.defectfill": "2"}
 SMALL = {"train.image_px": "320", "train.steps": "600", "train.validate_every": "150"}
+# More boards take more steps. Val has two boards or three: it chooses between the half and the whole of the steps alone.
+LONG = {**SMALL, "train.steps": "1200", "train.validate_every": "600"}
 THREADED = ("learn_base", "learn_concept.defectfill", "synthesize", "select", "train", "evaluate")
 
 
@@ -67,15 +69,15 @@ def _tiles(k: int, **lists: Sequence[str]) -> Study:
 
 def _boards(wanted: int, settings: Mapping[str, str], **lists: Sequence[str]) -> Study:
     # Their defects are smaller: 256 px would leave five of them. After 300 steps `real` still rises on val.
-    return Study("deep-pcb", "deep_pcb", {"prepare.k": "10", **SMALL, **settings}, lists, wanted)
+    return Study("deep-pcb", "deep_pcb", {"prepare.k": "10", **settings}, lists, wanted)
 
 
 STUDIES = {
     "magnetic_tile": _tiles(5, detectors=["rtdetr"]),
     "magnetic_tile-yolo_seg": _tiles(5, detectors=["yolo_seg"]),
     # A synthetic board has seven defects: 50 a type fill 42 boards, 300 fill 260.
-    "deep_pcb": _boards(300, MANY, detectors=["rtdetr"]),
-    "deep_pcb-yolo_seg": _boards(50, {}, detectors=["yolo_seg"]),
+    "deep_pcb": _boards(300, {**LONG, **MANY}, detectors=["rtdetr"]),
+    "deep_pcb-yolo_seg": _boards(300, {**SMALL, **MANY}, detectors=["yolo_seg"]),
     "magnetic_tile-k2": _tiles(2, detectors=["rtdetr"], generators=["defectfill"]),
     "magnetic_tile-k10": _tiles(10, detectors=["rtdetr"], generators=["defectfill"]),
 }
