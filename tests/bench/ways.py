@@ -83,7 +83,7 @@ class Way:
 
     arm: str = GENERATOR
     mix: Mapping[str, float] = field(default_factory=dict)
-    steps: int = 1
+    steps: float = 1
     change: Change | None = None
     beyond: bool = False
 
@@ -138,6 +138,9 @@ WAYS: dict[str, Way] = {
     "half weight": Way(mix={"weight": 0.5}),
     "twice the steps": Way(steps=2),
     "real, twice the steps": Way("real", steps=2),
+    # For detectors that take longer a step than the study's own.
+    "real, half the steps": Way("real", steps=0.5),
+    "half the steps": Way(steps=0.5),
     "best half by quality": Way(change=best_half),
     "labels a pixel wider": Way(change=wider),
     "synthetic only": Way(f"{GENERATOR}_only"),
@@ -174,7 +177,7 @@ def recipe(study: Path, way: Way | None = None) -> Recipe:
     """A study's own, with the changes of a way."""
     way, file = way or Way(), study / "params.yaml"
     train, label = load_section("train", TrainParams, file), load_section("label", LabelParams, file)
-    train = train.model_copy(update={"steps": train.steps * way.steps})
+    train = train.model_copy(update={"steps": round(train.steps * way.steps)})
     return Recipe(train, load_section("mix", MixParams, file).model_copy(update=dict(way.mix)), label)
 
 
