@@ -37,6 +37,7 @@ GAINS = {"real": 0.10, "classical": 0.03}
 FAST = {"train.autocast": "bf16", "synthesize.defectfill.autocast": "bf16"}
 # Fewer candidates of a request, and so more requests in the same time.
 MANY = {"synthesize.defectfill.candidates": "1", "synthesize.redraws.defectfill": "2"}
+# Defects on boards are smaller: 256 px would leave five of them. After 300 steps `real` still rises on val.
 SMALL = {"train.image_px": "320", "train.steps": "600", "train.validate_every": "150"}
 # More boards take more steps. Val has two boards or three: it chooses between the half and the whole of the steps alone.
 LONG = {**SMALL, "train.steps": "1200", "train.validate_every": "600"}
@@ -68,7 +69,6 @@ def _tiles(k: int, **lists: Sequence[str]) -> Study:
 
 
 def _boards(wanted: int, settings: Mapping[str, str], **lists: Sequence[str]) -> Study:
-    # Their defects are smaller: 256 px would leave five of them. After 300 steps `real` still rises on val.
     return Study("deep-pcb", "deep_pcb", {"prepare.k": "10", **settings}, lists, wanted)
 
 
