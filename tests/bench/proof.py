@@ -39,8 +39,8 @@ FAST = {"train.autocast": "bf16", "synthesize.defectfill.autocast": "bf16"}
 MANY = {"synthesize.defectfill.candidates": "1", "synthesize.redraws.defectfill": "2"}
 # Defects on boards are smaller: 256 px would leave five of them. After 300 steps `real` still rises on val.
 SMALL = {"train.image_px": "320", "train.steps": "600", "train.validate_every": "150"}
-# More boards take more steps. Val has two boards or three: it chooses between the half and the whole of the steps alone.
-LONG = {**SMALL, "train.steps": "1200", "train.validate_every": "600"}
+# More boards take more steps. Val has two boards or three, too few to choose a checkpoint by: every arm keeps its last one.
+LONG = {**SMALL, "train.steps": "1200", "train.validate_every": "1200"}
 THREADED = ("learn_base", "learn_concept.defectfill", "synthesize", "select", "train", "evaluate")
 
 
@@ -77,7 +77,7 @@ STUDIES = {
     "magnetic_tile-yolo_seg": _tiles(5, detectors=["yolo_seg"]),
     # A synthetic board has seven defects: 50 a type fill 42 boards, 300 fill 260.
     "deep_pcb": _boards(300, {**LONG, **MANY}, detectors=["rtdetr"]),
-    "deep_pcb-yolo_seg": _boards(300, {**SMALL, **MANY}, detectors=["yolo_seg"]),
+    "deep_pcb-yolo_seg": _boards(300, {**LONG, **MANY}, detectors=["yolo_seg"]),
     "magnetic_tile-k2": _tiles(2, detectors=["rtdetr"], generators=["defectfill"]),
     "magnetic_tile-k10": _tiles(10, detectors=["rtdetr"], generators=["defectfill"]),
 }
