@@ -48,6 +48,31 @@ def test_drawn_boxes_keep_their_margin():
             assert target.box[3] > tight[3] + 2
 
 
+def disc(margins, radius=12):
+    """A round defect in a drawn box with margins to its left, top, right and bottom."""
+    ys, xs = np.mgrid[:160, :160]
+    mask = (xs - 80) ** 2 + (ys - 80) ** 2 <= radius**2
+    box = tuple(edge + sign * m for edge, sign, m in zip(mask_to_box(mask), (-1, -1, 1, 1), margins, strict=True))
+    return Example(np.zeros((160, 160, 3), np.uint8), (Target(0, box, mask),), fit((160, 160), 160))
+
+
+@pytest.mark.parametrize("margins", [(0, 0, 0, 0), (3, 3, 3, 3), (1, 4, 6, 0), (2, 5, 3, 5)])
+def test_an_outline_has_the_drawn_box(margins):
+    (target,) = disc(margins).targets
+    assert mask_to_box(augment._outline(target)) == target.box
+
+
+def test_drawn_boxes_do_not_grow_when_turned(monkeypatch):
+    # However it is turned, a disc of 25 px in a box with 4 px around it is as wide; the box around turned corners is not.
+    turn = augment.A.Affine(rotate=(30, 30), fill_mask=0, p=1.0)
+    monkeypatch.setattr(augment, "_classical", lambda: [turn])
+    (target,) = augmenter("classical", drawn_boxes=True)(disc((4, 4, 4, 4)), 0).targets
+    assert target.box == pytest.approx((64, 64, 97, 97), abs=1)
+    monkeypatch.setattr(augment, "_base", lambda: [turn])
+    (moved,) = augmenter("base", drawn_boxes=True)(disc((4, 4, 4, 4)), 0).targets
+    assert moved.box[2] - moved.box[0] == pytest.approx(33 * (np.cos(np.pi / 6) + np.sin(np.pi / 6)), abs=1)
+
+
 def test_good_images_stay_without_targets():
     good = Example(example().picture, (), fit((64, 48), 64))
     assert augmenter("classical", drawn_boxes=False)(good, 4).targets == ()
