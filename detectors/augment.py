@@ -97,9 +97,12 @@ def _outline(target: Target) -> Mask:
     x0, y0, x1, y1 = mask_to_box(target.mask)
     left, top = max(0, round(x0 - target.box[0])), max(0, round(y0 - target.box[1]))
     right, bottom = max(0, round(target.box[2] - x1)), max(0, round(target.box[3] - y1))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (left + right + 1, top + bottom + 1))
+    ys, xs = np.mgrid[-top : bottom + 1, -left : right + 1]
+    # A quarter of an ellipse to each side, so that the mask's own pixels stay whatever the margins are.
+    wide, high = xs / np.where(xs < 0, max(left, 1), max(right, 1)), ys / np.where(ys < 0, max(top, 1), max(bottom, 1))
+    reach = (wide**2 + high**2 <= 1).astype(np.uint8)
     # A pixel spreads to where the kernel, mirrored, lies over it.
-    return cv2.dilate(target.mask.astype(np.uint8), kernel, anchor=(right, bottom)) > 0
+    return cv2.dilate(target.mask.astype(np.uint8), reach[::-1, ::-1], anchor=(right, bottom)) > 0
 
 
 def augmenter(recipe: Recipe, drawn_boxes: bool) -> Callable[[Example, int], Example]:

@@ -56,10 +56,13 @@ def disc(margins, radius=12):
     return Example(np.zeros((160, 160, 3), np.uint8), (Target(0, box, mask),), fit((160, 160), 160))
 
 
-@pytest.mark.parametrize("margins", [(0, 0, 0, 0), (3, 3, 3, 3), (1, 4, 6, 0), (2, 5, 3, 5)])
-def test_an_outline_has_the_drawn_box(margins):
-    (target,) = disc(margins).targets
-    assert mask_to_box(augment._outline(target)) == target.box
+@pytest.mark.parametrize("margins", [(0, 0, 0, 0), (3, 3, 3, 3), (1, 4, 6, 0), (2, 5, 3, 5), (9, 7, 0, 0)])
+@pytest.mark.parametrize("radius", [0, 12])
+def test_an_outline_holds_the_mask_and_has_the_drawn_box(margins, radius):
+    (target,) = disc(margins, radius).targets
+    outline = augment._outline(target)
+    assert mask_to_box(outline) == target.box
+    assert outline[target.mask].all()
 
 
 def test_drawn_boxes_do_not_grow_when_turned(monkeypatch):
