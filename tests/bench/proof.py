@@ -37,10 +37,10 @@ GAINS = {"real": 0.10, "classical": 0.03}
 FAST = {"train.autocast": "bf16", "synthesize.defectfill.autocast": "bf16"}
 # Fewer candidates of a request, and so more requests in the same time.
 MANY = {"synthesize.defectfill.candidates": "1", "synthesize.redraws.defectfill": "2"}
-# Defects on boards are smaller: 256 px would leave five of them. After 300 steps `real` still rises on val.
-SMALL = {"train.image_px": "320", "train.steps": "600", "train.validate_every": "150"}
-# More boards take more steps. Val has two boards or three, too few to choose a checkpoint by: every arm keeps its last one.
-LONG = {**SMALL, "train.steps": "1200", "train.validate_every": "1200"}
+# Defects on boards are smaller: 256 px would leave five of them.
+SMALL = {"train.image_px": "320"}
+# More photos take more steps. Val has few parts, too few to choose a checkpoint by: every arm keeps its last one.
+LONG = {"train.steps": "1200", "train.validate_every": "1200"}
 THREADED = ("learn_base", "learn_concept.defectfill", "synthesize", "select", "train", "evaluate")
 
 
@@ -63,9 +63,10 @@ class Study:
     wanted: int = 50
 
 
-def _tiles(k: int, **lists: Sequence[str]) -> Study:
+def _tiles(k: int, settings: Mapping[str, str] = {}, wanted: int = 50, **lists: Sequence[str]) -> Study:
     # Ground surfaces: all photos have their grain upright, and a defect turned by much has not.
-    return Study("magnetic-tile", "magnetic_tile", {"prepare.k": str(k), "synthesize.warp.rotate_deg": "8"}, lists)
+    own = {"prepare.k": str(k), "synthesize.warp.rotate_deg": "8", **settings}
+    return Study("magnetic-tile", "magnetic_tile", own, lists, wanted)
 
 
 def _boards(wanted: int, settings: Mapping[str, str], **lists: Sequence[str]) -> Study:
@@ -73,11 +74,11 @@ def _boards(wanted: int, settings: Mapping[str, str], **lists: Sequence[str]) ->
 
 
 STUDIES = {
-    "magnetic_tile": _tiles(5, detectors=["rtdetr"]),
-    "magnetic_tile-yolo_seg": _tiles(5, detectors=["yolo_seg"]),
+    "magnetic_tile": _tiles(5, {**LONG, **MANY}, 300, detectors=["rtdetr"]),
+    "magnetic_tile-yolo_seg": _tiles(5, {**LONG, **MANY}, 300, detectors=["yolo_seg"]),
     # A synthetic board has seven defects: 50 a type fill 42 boards, 300 fill 260.
-    "deep_pcb": _boards(300, {**LONG, **MANY}, detectors=["rtdetr"]),
-    "deep_pcb-yolo_seg": _boards(300, {**LONG, **MANY}, detectors=["yolo_seg"]),
+    "deep_pcb": _boards(300, {**SMALL, **LONG, **MANY}, detectors=["rtdetr"]),
+    "deep_pcb-yolo_seg": _boards(300, {**SMALL, **LONG, **MANY}, detectors=["yolo_seg"]),
     "magnetic_tile-k2": _tiles(2, detectors=["rtdetr"], generators=["defectfill"]),
     "magnetic_tile-k10": _tiles(10, detectors=["rtdetr"], generators=["defectfill"]),
 }
