@@ -82,8 +82,8 @@ bench-concept: setup  ## What learning a concept costs, on real tiles; DATA=fold
 bench-synthesis: setup  ## What mass synthesis costs besides the network, and on more workers; DATA=folder of magnetic tiles.
 	python -m tests.bench.synthesis --data '$(DATA)'
 
-bench-proof: setup  ## Does synthetic data help on real parts? Hours, resumes; DATA=folder with magnetic-tile and deep-pcb, STUDIES=names.
-	python -m tests.bench.proof --data '$(DATA)' $(if $(STUDIES),--studies $(STUDIES))
+bench-proof: setup  ## Does synthetic data help on real parts? Hours, resumes; DATA=folder with magnetic-tile and deep-pcb, STUDIES=names, DEVICE=cuda.
+	python -m tests.bench.proof --data '$(DATA)' $(if $(STUDIES),--studies $(STUDIES)) $(if $(DEVICE),--device $(DEVICE))
 
 bench-ways: setup  ## How synthetic data is best used, and which link breaks; after bench-proof. STUDY=magnetic_tile|deep_pcb, FOLDS=0 1 2.
 	python -m tests.bench.ways $(if $(STUDY),--study $(STUDY)) $(if $(FOLDS),--folds $(FOLDS))

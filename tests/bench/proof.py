@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from flows.copies import open_copy, reproduce_copy
 from tests.bench.bars import FOLDER, bar, work_folder, write_bars
 
@@ -34,7 +36,9 @@ MEANT = {
 """Studies the bars are about, and their detector."""
 GAINS = {"real": 0.10, "classical": 0.03}
 """What the best learned arm has to gain, in mAP50, over the baselines."""
-FAST = {"train.autocast": "bf16", "synthesize.defectfill.autocast": "bf16"}
+FAST = {"synthesize.defectfill.autocast": "bf16"}
+TRAINED_ON = {"cpu": {"train.autocast": "bf16"}, "cuda": {"train.device": "cuda", "train.autocast": "none"}}
+"""Settings by the device the detectors are trained on; a GPU spends its time on small networks' launches, not on their sums."""
 # Fewer candidates of a request, and so more requests in the same time.
 MANY = {"synthesize.defectfill.candidates": "1", "synthesize.redraws.defectfill": "2"}
 # Defects on boards are smaller: 256 px would leave five of them.
@@ -84,14 +88,14 @@ STUDIES = {
 }
 
 
-def carry_out(name: str, data: Path, threads: int) -> None:
+def carry_out(name: str, data: Path, threads: int, device: str) -> None:
     """Everything that is missing of a study.
 
     Raises:
         CopyError: If a stage fails.
     """
     study, folder = STUDIES[name], WORK / name
-    values = {**{f"{stage}.threads": str(threads) for stage in THREADED}, **FAST, **study.settings}
+    values = {**{f"{stage}.threads": str(threads) for stage in THREADED}, **FAST, **TRAINED_ON[device], **study.settings}
     arguments = ["--profile", "proof", "--data", str(data / study.source), "--layout", study.layout, "--skip-invalid"]
     arguments += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     open_copy(Path.cwd(), folder, arguments, study.lists)
@@ -113,8 +117,9 @@ def result(name: str) -> dict[str, Any] | None:
     if not (scores.exists() and report.exists()) or report.stat().st_mtime < scores.stat().st_mtime:
         return None
     comparison = json.loads(report.read_text(encoding="utf-8"))
-    study = STUDIES[name]
-    return {"commit": commit_of(folder), "settings": dict(study.settings), "wanted": study.wanted, "comparison": comparison}
+    study, params = STUDIES[name], yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    about = {"commit": commit_of(folder), "settings": dict(study.settings), "wanted": study.wanted}
+    return {**about, "trained_on": params["train"]["device"], "comparison": comparison}
 
 
 def keep_table(name: str) -> None:
@@ -153,11 +158,12 @@ def main() -> int:
     parser.add_argument("--again", nargs="*", choices=list(STUDIES), default=[], help="what to begin anew")
     parser.add_argument("--jobs", type=int, default=2, help="studies at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each; part of the recipe")
+    parser.add_argument("--device", choices=list(TRAINED_ON), default="cpu", help="where the detectors of new copies are trained")
     args = parser.parse_args()
     for name in args.again:
         shutil.rmtree(WORK / name, ignore_errors=True)
     with ThreadPoolExecutor(args.jobs) as crew:
-        list(crew.map(lambda name: carry_out(name, args.data.resolve(), args.threads), args.studies))
+        list(crew.map(lambda name: carry_out(name, args.data.resolve(), args.threads, args.device), args.studies))
     here, before = {name: result(name) for name in STUDIES}, past()
     for name in (name for name, one in here.items() if one is not None):
         keep_table(name)
