@@ -45,6 +45,8 @@ MANY = {"synthesize.defectfill.candidates": "1", "synthesize.redraws.defectfill"
 SMALL = {"train.image_px": "320"}
 # More photos take more steps. Val has few parts, too few to choose a checkpoint by: every arm keeps its last one.
 LONG = {"train.steps": "1200", "train.validate_every": "1200"}
+TILES = {**LONG, **MANY}
+BOARDS = {**SMALL, **TILES}
 THREADED = ("learn_base", "learn_concept.defectfill", "synthesize", "select", "train", "evaluate")
 
 
@@ -78,11 +80,13 @@ def _boards(wanted: int, settings: Mapping[str, str], **lists: Sequence[str]) ->
 
 
 STUDIES = {
-    "magnetic_tile": _tiles(5, {**LONG, **MANY}, 300, detectors=["rtdetr"]),
-    "magnetic_tile-yolo_seg": _tiles(5, {**LONG, **MANY}, 300, detectors=["yolo_seg"]),
+    "magnetic_tile": _tiles(5, TILES, 300, detectors=["rtdetr"]),
+    "magnetic_tile-yolo_seg": _tiles(5, TILES, 300, detectors=["yolo_seg"]),
     # A synthetic board has seven defects: 50 a type fill 42 boards, 300 fill 260.
-    "deep_pcb": _boards(300, {**SMALL, **LONG, **MANY}, detectors=["rtdetr"]),
-    "deep_pcb-yolo_seg": _boards(300, {**SMALL, **LONG, **MANY}, detectors=["yolo_seg"]),
+    "deep_pcb": _boards(300, BOARDS, detectors=["rtdetr"]),
+    "deep_pcb-yolo_seg": _boards(300, BOARDS, detectors=["yolo_seg"]),
+    "deep_pcb-share0.25": _boards(300, {**BOARDS, "mix.share": "0.25"}, detectors=["rtdetr"], generators=["defectfill"]),
+    "deep_pcb-share0.75": _boards(300, {**BOARDS, "mix.share": "0.75"}, detectors=["rtdetr"], generators=["defectfill"]),
     "magnetic_tile-k2": _tiles(2, detectors=["rtdetr"], generators=["defectfill"]),
     "magnetic_tile-k10": _tiles(10, detectors=["rtdetr"], generators=["defectfill"]),
 }
