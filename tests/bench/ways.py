@@ -150,6 +150,10 @@ WAYS: dict[str, Way] = {
     "copy_paste, share 0.75": Way("copy_paste", mix={"share": 0.75}),
     "copy_paste, twice the steps": Way("copy_paste", steps=2),
     "copy_paste, a sixth of the photos": Way("copy_paste", change=a_sixth),
+    "classical": Way("classical"),
+    "classical, twice the steps": Way("classical", steps=2),
+    "with strong augmentation": Way(f"{GENERATOR}_classical"),
+    "with strong augmentation, twice the steps": Way(f"{GENERATOR}_classical", steps=2),
     "oracle: more real parts": Way(change=held_back, beyond=True),
     "oracle, twice the steps": Way(change=held_back, steps=2, beyond=True),
 }
