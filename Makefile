@@ -16,7 +16,8 @@ export DO_NOT_TRACK := 1
 export PREFECT_HOME := $(CURDIR)/.prefect
 
 CONFIGURE = python -m pipeline configure --profile $(PROFILE) \
-	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid)
+	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid) \
+	$(if $(WANTED),--wanted $(WANTED))
 
 .PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling bench-synthesis bench-evaluation bench-studies bench-proof bench-ways bench-questions sweep concept-gallery placement-gallery lock
 .DEFAULT_GOAL := help
@@ -35,7 +36,7 @@ $(STAMP): requirements.lock
 	@$(VENV)/bin/uv pip sync --quiet --python $(VENV)/bin/python --require-hashes requirements.lock
 	@touch $@
 
-repro: setup  ## Run every stage that is out of date; DATA=folder LAYOUT=name SKIP_INVALID=1 PROFILE=proof.
+repro: setup  ## Run every stage that is out of date; DATA=folder LAYOUT=name SKIP_INVALID=1 PROFILE=proof WANTED=300.
 	@$(CONFIGURE)
 	dvc repro
 

@@ -104,6 +104,7 @@ def _configure(args: argparse.Namespace) -> None:
         args.layout,
         skip_invalid=args.skip_invalid,
         settings=pairs("--set", args.set),
+        wanted=args.wanted,
     ):
         print(line)
 
@@ -161,6 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--layout", help="sample, mvtec, magnetic_tile, deep_pcb or folder")
     command.add_argument("--profile", help="a file of profiles/, e.g. embedded or proof")
     command.add_argument("--skip-invalid", action="store_true", help="with --data: drop invalid samples and list them")
+    command.add_argument("--wanted", type=int, help="synthetic defects of each type data/targets.yaml does not name")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter, e.g. prepare.k=10")
     command.set_defaults(run=_configure, dry_run=False)
     return parser

@@ -1,4 +1,4 @@
-"""Edit `params.yaml` by its own rules: comments stay, unknown names are refused, nothing is half-written."""
+"""Edit `params.yaml` and `data/targets.yaml`: comments stay, unknown names are refused, nothing is half-written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pipeline.records import write_text
 
 DRAWN = "pipeline/procedural"
 """Source of layout `sample`: the code that draws it, so that DVC reruns when it changes."""
+TARGETS = Path("data/targets.yaml")
 LAYOUTS: tuple[str, ...] = get_args(PrepareParams.model_fields["layout"].annotation)
 
 
@@ -26,22 +27,25 @@ def configure(
     *,
     skip_invalid: bool,
     settings: Mapping[str, str] = MappingProxyType({}),
+    wanted: int | None = None,
 ) -> list[str]:
-    """Write a profile, a data source and single values into `path`, and say what changed.
+    """Write a profile, a data source, single values and how many defects are wanted, and say what changed.
 
     Args:
-        path: The parameter file; profiles lie beside it in `profiles/`.
+        path: The parameter file; profiles lie beside it in `profiles/`, numbers wanted in `data/targets.yaml`.
         profile: Name of a profile, applied first; None keeps the present values.
         data: Folder of raw photos, stored as given.
         layout: How that folder is read; `sample` needs no folder.
         skip_invalid: Drop invalid samples. New data without it goes back to stopping at them.
         settings: Values, as YAML, of parameters with dotted names, e.g. `prepare.k`; applied last.
+        wanted: Synthetic defects of each type that `data/targets.yaml` does not name; None keeps the present number.
 
     Returns:
-        One line a changed parameter, `prepare.source: old -> new`.
+        One line a changed value, `prepare.source: old -> new`.
 
     Raises:
-        ParamsError: For an unknown profile, parameter, layout or folder, or a value its section refuses; nothing is written.
+        ParamsError: For an unknown profile, parameter, layout or folder, a value its section refuses, or a number below 0;
+            nothing is written.
     """
     yaml = _round_trip()
     document = yaml.load(path.read_text(encoding="utf-8"))
@@ -54,11 +58,29 @@ def configure(
     lines = [f"{key}: {before[key]} -> {value}" for key, value in _leaves(document) if before[key] != value]
     for name, model in SECTIONS.items():
         parse_section(model, name, _plain(document.get(name)))
+    targets = path.parent / TARGETS
+    if wanted is not None and wanted < 0:
+        raise ParamsError(f"{targets}: default: expected a whole number of at least 0, got {wanted}")
     if lines:
-        buffer = io.StringIO()
-        yaml.dump(document, buffer)
-        write_text(path, buffer.getvalue())
-    return lines
+        _write(yaml, document, path)
+    return lines + (_want(yaml, targets, wanted) if wanted is not None else [])
+
+
+def _want(yaml: YAML, targets: Path, wanted: int) -> list[str]:
+    """Set the default of `data/targets.yaml`; types named there keep their numbers."""
+    document = yaml.load(targets.read_text(encoding="utf-8"))
+    before = _plain(document["default"])
+    if before == wanted:
+        return []
+    document["default"] = wanted
+    _write(yaml, document, targets)
+    return [f"targets.default: {before} -> {wanted}"]
+
+
+def _write(yaml: YAML, document: Any, path: Path) -> None:
+    buffer = io.StringIO()
+    yaml.dump(document, buffer)
+    write_text(path, buffer.getvalue())
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:

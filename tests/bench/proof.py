@@ -102,9 +102,9 @@ def carry_out(name: str, data: Path, threads: int, device: str) -> None:
     study, folder = STUDIES[name], WORK / name
     values = {**{f"{stage}.threads": str(threads) for stage in THREADED}, **FAST, **TRAINED_ON[device], **study.settings}
     arguments = ["--profile", "proof", "--data", str(data / study.source), "--layout", study.layout, "--skip-invalid"]
+    arguments += ["--wanted", str(study.wanted)]
     arguments += [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     open_copy(Path.cwd(), folder, arguments, study.lists)
-    (folder / "data" / "targets.yaml").write_text(f"default: {study.wanted}\ntypes: {{}}\n", encoding="utf-8")
     reproduce_copy(folder)
 
 

@@ -84,6 +84,19 @@ def test_single_values_are_set_last(file: Path):
     assert lines[:2] == ["prepare.k: 5 -> 3", "prepare.folds: [0] -> [0, 2]"]
 
 
+def test_numbers_wanted_of_single_types_and_comments_stay(file: Path):
+    targets = file.parent / "data" / "targets.yaml"
+    targets.parent.mkdir()
+    targets.write_text("# Mine.\ndefault: {small: 3}\ntypes: {crack: 7}  # by hand\n")
+    assert configure(file, None, None, None, skip_invalid=False, wanted=300) == ["targets.default: {'small': 3} -> 300"]
+    assert targets.read_text() == "# Mine.\ndefault: 300\ntypes: {crack: 7}  # by hand\n"
+    assert configure(file, None, None, None, skip_invalid=False, wanted=300) == []
+    with pytest.raises(ParamsError, match="expected a whole number of at least 0, got -1"):
+        configure(file, "proof", None, None, skip_invalid=False, wanted=-1)
+    assert prepare_of(file)["folds"] == [0]
+    assert "default: 300" in targets.read_text()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
