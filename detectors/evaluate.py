@@ -20,6 +20,7 @@ from detectors.params import EvaluateParams
 from detectors.pixels import count_pixels, pixel_scores
 from detectors.predict import predict
 from detectors.protocol import Limits
+from pipeline.fan_out import open_crew
 from pipeline.matches import GALLERY, MATCHES, MatchRecord, record_name, write_record
 from pipeline.params import LabelParams
 from pipeline.records import fold_name, read_manifest, write_json
@@ -98,20 +99,39 @@ def _score(params: EvaluateParams, model: ModelFolder, data: DetectionData) -> S
     return Scored(row, results, record)
 
 
-def _evaluate_fold(
-    params: EvaluateParams, models: list[ModelFolder], data: DetectionData, facts: dict[str, Any], out: Path
-) -> list[dict[str, Any]]:
-    """Score the models of one fold, write their predictions and matches."""
-    rows: list[dict[str, Any]] = []
-    for model in models:
-        scored = _score(params, model, data)
+@dataclass(frozen=True)
+class Evaluation:
+    """All models to be scored, for any process.
+
+    Attributes:
+        params: Section `evaluate`.
+        models: Their folders.
+        data: Test photos by fold.
+        out: Folder to fill.
+    """
+
+    params: EvaluateParams
+    models: Sequence[ModelFolder]
+    data: Mapping[int, DetectionData]
+    out: Path
+
+    def score(self, number: int) -> dict[str, Any]:
+        """Write predictions and matches of one model, and return its scores."""
+        torch.set_num_threads(self.params.threads)
+        model = self.models[number]
+        data = self.data[model.fold]
+        scored = _score(self.params, model, data)
         per_image = {str(i): s for i, s in image_scores(data.coco, scored.results).items()}
         names = {"detector": model.detector, "arm": model.arm, "fold": model.fold}
-        rows.append({**names, **facts, **scored.scores, "image_scores": per_image})
-        write_json(_predictions(out, model.detector, model.arm, model.fold), scored.results)
-        write_record(out / MATCHES / record_name(**names), scored.record)
-    write_json(out / f"ground_truth-{fold_name(models[0].fold)}.json", data.coco)
-    return rows
+        write_json(_predictions(self.out, model.detector, model.arm, model.fold), scored.results)
+        write_record(self.out / MATCHES / record_name(**names), scored.record)
+        return {**scored.scores, "image_scores": per_image}
+
+    def score_all(self) -> list[dict[str, Any]]:
+        """Scores of every model, in their order, made where `BLEMISH_EXECUTOR` says."""
+        with open_crew() as crew:
+            found = dict(crew.each(self.score, range(len(self.models)), "model"))
+        return [found[number] for number in range(len(self.models))]
 
 
 def _predictions(out: Path, detector: str, arm: str, fold: int) -> Path:
@@ -152,15 +172,21 @@ def evaluate(params: EvaluateParams, label_params: LabelParams, models: Path, te
         models: `data/models`.
         test: `data/prepared/test`.
         out: Gets metrics.json, ground_truth-fold-<f>.json, predictions/ (COCO results), matches/ (which detections
-            are right, see `pipeline.matches`) and gallery/ (pictures before and after, see `detectors.gallery`).
+            are right, see `pipeline.matches`) and gallery/ (pictures before and after, see `detectors.gallery`). Where the
+            models are scored (`BLEMISH_EXECUTOR`) changes no byte.
+
+    Raises:
+        ModelFileError: If there is no model.
+        WorkError: Says why a model cannot be scored.
     """
-    torch.set_num_threads(params.threads)
-    found = find_models(models)
-    rows: list[dict[str, Any]] = []
-    data = {fold: from_manifest(test, fold, "test", label_params) for fold in sorted({m.fold for m in found})}
+    found = find_models(models.resolve())
+    data = {fold: from_manifest(test.resolve(), fold, "test", label_params) for fold in sorted({m.fold for m in found})}
+    facts = {fold: _facts(test, fold, own) for fold, own in data.items()}
     with whole_folder(out) as temporary:
+        scores = Evaluation(params, found, data, temporary.resolve()).score_all()
+        about = [{"detector": m.detector, "arm": m.arm, "fold": m.fold, **facts[m.fold]} for m in found]
+        rows = [{**first, **rest} for first, rest in zip(about, scores, strict=True)]
         for fold, own in data.items():
-            of_fold = [m for m in found if m.fold == fold]
-            rows += _evaluate_fold(params, of_fold, own, _facts(test, fold, own), temporary)
+            write_json(temporary / f"ground_truth-{fold_name(fold)}.json", own.coco)
         _write_galleries(params, rows, data, temporary)
         write_json(temporary / "metrics.json", {"rows": rows, "evaluate": params.model_dump(mode="json")})

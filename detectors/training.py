@@ -23,9 +23,10 @@ from detectors.predict import predict, to_tensor
 from detectors.pretrained import first_weights
 from detectors.protocol import Limits
 from detectors.session import Session, fresh_network, open_session, validation_row, weight_groups
+from pipeline.folds import each_fold
 from pipeline.params import LabelParams
 from pipeline.records import fold_name, read_card, write_json
-from pipeline.runlog import digest, resumable_output, unfinished
+from pipeline.runlog import digest, resumable_output
 from pipeline.training import History, LoopPlan, run_loop, torch_device
 from pipeline.val_matches import VAL_MATCHES
 
@@ -243,6 +244,42 @@ def _check_folders(arm: Arm, prepared: Path, labelled: Path | None) -> None:
         )
 
 
+@dataclass(frozen=True)
+class TrainJob:
+    """One arm of one detector, for any fold and in any process.
+
+    Attributes:
+        recipe: The parameters.
+        detector: A name of `DETECTORS`.
+        arm: What is trained on.
+        prepared: `data/prepared`.
+        labelled: Synthetic images; None in arms without.
+        work: Holds the checkpoints.
+        read: Digests of what is read, by name.
+    """
+
+    recipe: Recipe
+    detector: str
+    arm: Arm
+    prepared: Path
+    labelled: Path | None
+    work: Path
+    read: dict[str, str]
+
+    def build(self, fold: int, folder: Path) -> None:
+        """Train the network of a fold and write its model folder."""
+        torch.set_num_threads(self.recipe.train.threads)
+        data = load_fold(self.recipe.label, self.arm, self.prepared, self.labelled, fold)
+        fitted = fit_fold(self.recipe, self.detector, self.arm, data, fold, self.work)
+        card = {"fold": fold, "seed": fold, **_card(self.recipe, self.detector, self.arm, data, fitted)}
+        session = fitted.session
+        save_model(folder, session.best.weights, session.architecture, fitted.history.losses, card)
+        # What it rests on stands in it, so that results of other data or labels are not taken for present ones.
+        label = self.recipe.label.model_dump(mode="json")
+        about = {"split": "val", "fold": fold, "iou": MATCH_IOU, "label": label, "read": self.read}
+        write_json(folder / VAL_MATCHES, {**about, "instances": val_instances(self.recipe.train, data, fitted)})
+
+
 def train_arm(recipe: Recipe, detector: str, arm_name: str, prepared: Path, labelled: Path | None, out: Path) -> None:
     """Train one detector in one arm on every fold of the data set; the fold is the seed.
 
@@ -252,11 +289,15 @@ def train_arm(recipe: Recipe, detector: str, arm_name: str, prepared: Path, labe
         arm_name: `real`, `classical`, `<generator>` or `<generator>_classical`.
         prepared: `data/prepared`; only its `train` and `val` are read.
         labelled: `data/labelled/<generator>` for arms with synthetic images.
-        out: Gets one folder a fold; see `model_files`. A killed run resumes.
+        out: Gets one folder a fold; see `model_files`. A killed run resumes. Where the folds are trained (`BLEMISH_EXECUTOR`)
+            changes no byte.
+
+    Raises:
+        DataError: If a folder is missing.
+        WorkError: Names the fold that failed, and why.
     """
     arm = parse_arm(arm_name)
     _check_folders(arm, prepared, labelled)
-    torch.set_num_threads(recipe.train.threads)
     inputs = [Path(__file__).parent, prepared / "train", prepared / "val", *([labelled] if arm.generator and labelled else [])]
     label_section = recipe.label.model_dump(mode="json")
     weights = recipe.train.tuning(detector).weights
@@ -264,12 +305,6 @@ def train_arm(recipe: Recipe, detector: str, arm_name: str, prepared: Path, labe
     key = (settings(recipe, arm), label_section, detector, arm_name, *inputs, *own_start)
     read = dict(zip(("train", "val", "labelled"), map(digest, inputs[1:]), strict=False))
     with resumable_output(out, *key) as work:
-        for fold, building in unfinished(work, read_card(prepared / "train").folds):
-            data = load_fold(recipe.label, arm, prepared, labelled, fold)
-            fitted = fit_fold(recipe, detector, arm, data, fold, work)
-            card = {"fold": fold, "seed": fold, **_card(recipe, detector, arm, data, fitted)}
-            session = fitted.session
-            save_model(building, session.best.weights, session.architecture, fitted.history.losses, card)
-            # What it rests on stands in it, so that results of other data or labels are not taken for present ones.
-            about = {"split": "val", "fold": fold, "iou": MATCH_IOU, "label": label_section, "read": read}
-            write_json(building / VAL_MATCHES, {**about, "instances": val_instances(recipe.train, data, fitted)})
+        labelled = labelled.resolve() if labelled is not None else None
+        job = TrainJob(recipe, detector, arm, prepared.resolve(), labelled, work.resolve(), read)
+        each_fold(job.build, work, read_card(prepared / "train").folds)

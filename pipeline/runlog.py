@@ -9,12 +9,12 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.records import fold_name, write_json
+from pipeline.records import write_json
 
 WORK = Path(".work")
 RUNS = Path("reports/runs")
@@ -103,18 +103,6 @@ def _try_writing(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
-
-
-def unfinished(work: Path, folds: Sequence[int]) -> Iterator[tuple[int, Path]]:
-    """The folds without a finished folder in `work/out`, each with an empty folder to fill.
-
-    The folder gets its name when the caller's loop body has ended, so a killed run leaves whole folds or none.
-    """
-    for fold in folds:
-        folder = work / "out" / fold_name(fold)
-        if not folder.exists():
-            with whole_folder(folder) as building:
-                yield fold, building
 
 
 @contextmanager

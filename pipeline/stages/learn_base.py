@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from diffusers import StableDiffusionInpaintPipeline
 from pipeline.diffusion.components import EMBEDDED, load_pipeline, small_pipeline
 from pipeline.diffusion.pretrain import UnetFit, reconstruction_psnr, save_pipeline, train_unet, train_vae
 from pipeline.diffusion.sources import GoodCrops
+from pipeline.folds import each_fold
 from pipeline.images import read_rgb
 from pipeline.params import FitParams, LearnBaseParams
 from pipeline.records import fold_name, good_samples, read_card, read_manifest, write_json
-from pipeline.runlog import resumable_output, unfinished
+from pipeline.runlog import resumable_output
 from pipeline.seeds import derive_seed
 from pipeline.training import History, LoopPlan
 
@@ -33,26 +35,34 @@ class NoGoodImagesError(ValueError):
 def learn_base(params: LearnBaseParams, train: Path, out: Path) -> None:
     """Write `out/fold-<f>/`, a diffusers inpainting pipeline, for every fold of the train manifest.
 
+    Where the folds are made (`BLEMISH_EXECUTOR`) changes no byte.
+
     Raises:
-        NoGoodImagesError: If a fold has no good train photo.
-        pipeline.diffusion.components.BaseModelError: If `source` is no inpainting pipeline.
-        pipeline.weight_cards.WeightsError: If the embedded weights are not those of their card.
+        WorkError: Names the fold and the cause: no good train photo, `source` is no inpainting pipeline, or the embedded weights
+            are not those of their card.
     """
-    torch.set_num_threads(params.threads)
     folds = read_card(train).folds
     source = EMBEDDED if params.source == "embedded" else params.source
     key = (params.model_dump(mode="json"), train, *([EMBEDDED] if source == EMBEDDED else []))
-    with resumable_output(out, *key) as work:
-        for fold, folder in unfinished(work, folds):
-            if source == "train":
-                _train(params, train, fold, folder, work)
-            elif params.adapt.steps > 0:
-                _adapt(params, source, train, fold, folder, work)
-            elif fold == folds[0]:
-                save_pipeline(load_pipeline(source), folder)
-            else:
-                # The same weights in every fold: linked, not copied, since a full-size base has gigabytes.
-                shutil.copytree(work / "out" / fold_name(folds[0]), folder, copy_function=os.link, dirs_exist_ok=True)
+    with resumable_output(out, *key) as unresolved:
+        work = unresolved.resolve()
+        if source == "train":
+            each_fold(partial(_train, params, train.resolve(), work), work, folds)
+        elif params.adapt.steps > 0:
+            each_fold(partial(_adapt, params, source, train.resolve(), work), work, folds)
+        else:
+            each_fold(partial(_take, source), work, folds[:1])
+            each_fold(partial(_link, work / "out" / fold_name(folds[0])), work, folds[1:])
+
+
+def _take(source: str | Path, fold: int, folder: Path) -> None:
+    """A finished base as it is."""
+    save_pipeline(load_pipeline(source), folder)
+
+
+def _link(first: Path, fold: int, folder: Path) -> None:
+    """The same weights in every fold: linked, not copied, since a full-size base has gigabytes."""
+    shutil.copytree(first, folder, copy_function=os.link, dirs_exist_ok=True)
 
 
 def good_photos(train: Path, fold: int, limit: int) -> list[np.ndarray]:
@@ -63,7 +73,7 @@ def good_photos(train: Path, fold: int, limit: int) -> list[np.ndarray]:
     """
     good = [s for s in good_samples(read_manifest(train, fold)) if s.split == "train"]
     if not good:
-        raise NoGoodImagesError(f"fold {fold}: no good train photo; add defect-free photos to the data set")
+        raise NoGoodImagesError("no good train photo; add defect-free photos to the data set")
     chosen = np.random.default_rng(derive_seed(fold, "good photos")).permutation(len(good))[:limit]
     return [read_rgb(train / good[i].image) for i in sorted(chosen)]
 
@@ -72,8 +82,9 @@ def _crops(params: LearnBaseParams, train: Path, fold: int) -> GoodCrops:
     return GoodCrops(good_photos(train, fold, params.photos), params.crop_px, params.crop_side_px, params.even_exposure)
 
 
-def _adapt(params: LearnBaseParams, source: str | Path, train: Path, fold: int, folder: Path, work: Path) -> None:
+def _adapt(params: LearnBaseParams, source: str | Path, train: Path, work: Path, fold: int, folder: Path) -> None:
     """Train the UNet of a finished base on the good photos; VAE, words and scheduler stay."""
+    torch.set_num_threads(params.threads)
     pipe, crops = load_pipeline(source), _crops(params, train, fold)
     fit = FitParams(steps=params.adapt.steps, batch=params.adapt.batch, lr=params.adapt.lr)
     plan = LoopPlan(fit.steps, fold, "adapt", warmup_steps=20, cosine=True, checkpoint=work / f"adapt-{fold}.pt")
@@ -82,7 +93,8 @@ def _adapt(params: LearnBaseParams, source: str | Path, train: Path, fold: int, 
     write_json(folder / "card.json", _card(params, fold, crops, pipe, [history]))
 
 
-def _train(params: LearnBaseParams, train: Path, fold: int, folder: Path, work: Path) -> None:
+def _train(params: LearnBaseParams, train: Path, work: Path, fold: int, folder: Path) -> None:
+    torch.set_num_threads(params.threads)
     crops = _crops(params, train, fold)
     pipe = small_pipeline(params.crop_px, derive_seed(fold, "base"))
     plan = LoopPlan(params.vae.steps, fold, "vae", warmup_steps=20, cosine=True, checkpoint=work / f"vae-{fold}.pt")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from pipeline.folds import each_fold
 from pipeline.generators import GENERATORS
 from pipeline.generators.protocol import Display, FitJob
 from pipeline.images import read_rgb
 from pipeline.params import LearnConceptParams
 from pipeline.records import fold_name, good_samples, read_card, read_manifest
 from pipeline.references import read_references
-from pipeline.runlog import RUNS, resumable_output, unfinished
+from pipeline.runlog import RUNS, resumable_output
 
 logger = logging.getLogger(__name__)
 
@@ -19,16 +22,23 @@ logger = logging.getLogger(__name__)
 def learn_concept(generator: str, params: LearnConceptParams, train: Path, base: Path, out: Path) -> None:
     """Write `out/fold-<f>/` for every fold: all that `synthesize` needs of the generator.
 
+    Where the folds are learned (`BLEMISH_EXECUTOR`) changes no byte.
+
     Raises:
-        ValueError: If a fold has no reference, or the generator refuses them.
+        WorkError: Names the fold that has no reference, or whose references the generator refuses.
     """
     section = getattr(params, generator)
-    with resumable_output(out, section.model_dump(mode="json"), train, base) as work:
-        for fold, folder in unfinished(work, read_card(train).folds):
-            samples = read_manifest(train, fold)
-            references = read_references(train, samples)
-            logger.info("%s, fold %d: %d references", generator, fold, len(references))
-            good = next(s for s in good_samples(samples) if s.split == "train")
-            display = Display(RUNS / "learn_concept" / generator / fold_name(fold), read_rgb(train / good.image))
-            job = FitJob(section, references, base / fold_name(fold), work, fold, display)
-            GENERATORS[generator]().fit(job, folder)
+    with resumable_output(out, section.model_dump(mode="json"), train, base) as unresolved:
+        work = unresolved.resolve()
+        fit = partial(_fit, generator, section, train.resolve(), base.resolve(), work, RUNS.resolve())
+        each_fold(fit, work, read_card(train).folds)
+
+
+def _fit(generator: str, section: Any, train: Path, base: Path, work: Path, runs: Path, fold: int, folder: Path) -> None:
+    samples = read_manifest(train, fold)
+    references = read_references(train, samples)
+    logger.info("%s, fold %d: %d references", generator, fold, len(references))
+    good = next(s for s in good_samples(samples) if s.split == "train")
+    display = Display(runs / "learn_concept" / generator / fold_name(fold), read_rgb(train / good.image))
+    job = FitJob(section, references, base / fold_name(fold), work, fold, display)
+    GENERATORS[generator]().fit(job, folder)

@@ -11,7 +11,16 @@ LOOP = ("pipeline.training", "pipeline.averaging", "pipeline.curves", "pipeline.
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "flows": (),
-    "detectors": (*FOUNDATION, *LOOP, "pipeline.labels", "pipeline.matches", "pipeline.procedural", "pipeline.val_matches"),
+    "detectors": (
+        *FOUNDATION,
+        *LOOP,
+        "pipeline.fan_out",
+        "pipeline.folds",
+        "pipeline.labels",
+        "pipeline.matches",
+        "pipeline.procedural",
+        "pipeline.val_matches",
+    ),
     "pipeline": (*FOUNDATION, *LOOP),
     "pipeline.__main__": ("pipeline",),
     "pipeline.stages": ("pipeline",),
@@ -73,6 +82,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "pipeline.lineage": (*FOUNDATION, "pipeline.answering", "pipeline.selection", "pipeline.shards"),
     "pipeline.fan_out": (),
+    "pipeline.folds": ("pipeline.fan_out", "pipeline.records", "pipeline.runlog"),
     # Opens everything a shard is made with.
     "pipeline.shard_making": (
         *FOUNDATION,
@@ -124,7 +134,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 
 # Numerics without networks: these run in milliseconds and must import so.
 WITHOUT_TORCH = (
-    "pipeline.fan_out", "pipeline.photo_cache", "pipeline.regions", "pipeline.val_matches", "pipeline.wanted",
+    "pipeline.fan_out", "pipeline.folds", "pipeline.photo_cache", "pipeline.regions", "pipeline.val_matches", "pipeline.wanted",
     "pipeline.__main__", "pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params", "pipeline.runlog",
     "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts",
     "pipeline.splits", "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pipeline.fan_out import EXECUTOR
 from pipeline.records import read_manifest
 from tests.conftest import ROOT
-from tests.smoke.test_pipeline import project, run
+from tests.smoke.test_pipeline import digests, project, run
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +57,19 @@ def test_the_report_compares_fold_by_fold(done: Path):
     text = (done / "reports" / "comparison.md").read_text()
     assert "3 folds" in text
     assert "one fold: no interval" not in text
+
+
+@pytest.mark.slow
+def test_folds_and_models_side_by_side_give_the_same_bytes(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = project(tmp_path / "b")
+    shutil.copy(done / "params.yaml", folder / "params.yaml")
+    for name in ("prepared", "labelled"):
+        shutil.copytree(done / "data" / name, folder / "data" / name)
+    monkeypatch.setenv(EXECUTOR, "processes:2")
+    run(folder, "pipeline", "learn_base")
+    run(folder, "pipeline", "learn_concept", "--generator", "copy_paste")
+    for arm in ("real", "copy_paste"):
+        run(folder, "detectors", "train", "--detector", "yolo_seg", "--arm", arm)
+    run(folder, "detectors", "evaluate")
+    for name in ("data/base", "data/concepts", "data/models", "reports/eval"):
+        assert digests(folder / name) == digests(done / name)

@@ -45,7 +45,7 @@ def test_only_changed_lines_differ_and_comments_stay(file: Path):
     after = file.read_text(encoding="utf-8").splitlines()
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     keys = [old.partition(":")[0].strip() for old, _ in changed]
-    assert keys == ["folds", "image_px", "steps", "validate_every"]
+    assert keys == ["folds", "candidates", "image_px", "steps", "validate_every"]
     old, new = changed[0]
     assert old.startswith("  folds: [0] ")
     assert new.startswith("  folds: [0, 1, 2] ")

@@ -10,11 +10,12 @@ from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from pipeline.diffusion.components import BaseModelError, load_pipeline, small_pipeline
 from pipeline.diffusion.denoise import Conditions, Trajectory, inpaint
 from pipeline.diffusion.tokenizer import small_tokenizer
+from pipeline.fan_out import WorkError
 from pipeline.images import write_png
 from pipeline.params import LearnBaseParams
 from pipeline.records import DatasetCard, Sample, write_card, write_manifest
-from pipeline.stages.learn_base import NoGoodImagesError, learn_base
-from pipeline.weight_cards import WeightsError, write_weight_card
+from pipeline.stages.learn_base import learn_base
+from pipeline.weight_cards import write_weight_card
 from tests.conftest import ROOT
 from tests.diffusion_toy import SIDE, write_base
 
@@ -83,7 +84,7 @@ def test_embedded_weights_are_taken_only_with_the_hashes_of_their_card(
     embedded = write_base(tmp_path / "embedded")
     for module in ("pipeline.diffusion.components", "pipeline.stages.learn_base"):
         monkeypatch.setattr(f"{module}.EMBEDDED", embedded)
-    with pytest.raises(WeightsError, match=r"card\.json is missing"):
+    with pytest.raises(WorkError, match=r"card\.json is missing"):
         learn_base(params(source="embedded"), train, tmp_path / "base")
     write_weight_card(embedded, {"data": "none"})
     learn_base(params(source="embedded"), train, tmp_path / "base")
@@ -94,12 +95,12 @@ def test_embedded_weights_are_taken_only_with_the_hashes_of_their_card(
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    with pytest.raises(WeightsError, match="its card expects"):
+    with pytest.raises(WorkError, match="its card expects"):
         learn_base(params(source="embedded", photos=7), train, tmp_path / "again")
 
 
 def test_a_source_that_is_nowhere_is_named_with_the_ways_out(train: Path, tmp_path: Path):
-    with pytest.raises(BaseModelError, match=r"no inpainting pipeline 'no/where'.*learn_base.source"):
+    with pytest.raises(WorkError, match=r"fold 0: no inpainting pipeline 'no/where'.*learn_base.source"):
         learn_base(params(source="no/where"), train, tmp_path / "base")
     assert not (tmp_path / "base").exists()
 
@@ -115,7 +116,7 @@ def test_a_pipeline_that_cannot_inpaint_is_refused(tmp_path: Path):
 
 def test_without_good_photos_there_is_nothing_to_learn(train: Path, tmp_path: Path):
     write_manifest(train, [])
-    with pytest.raises(NoGoodImagesError, match="fold 0: no good train photo"):
+    with pytest.raises(WorkError, match="fold 0: no good train photo"):
         learn_base(params(), train, tmp_path / "base")
 
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.images import read_mask, read_rgb, write_png
 from pipeline.params import LabelParams, ParamsError, load_section, parse_section
 from pipeline.records import ManifestError, Sample, read_manifest, write_manifest
-from pipeline.runlog import digest, resumable_output, unfinished, whole_folder
+from pipeline.runlog import digest, whole_folder
 from pipeline.seeds import derive_seed
 
 
@@ -81,24 +81,3 @@ def test_a_folder_is_whole_or_as_it_was(tmp_path: Path):
         (folder / "f").write_text("half")
         raise KeyboardInterrupt
     assert (out / "f").read_text() == "old"
-
-
-def test_finished_folds_survive_a_killed_run_and_unfinished_ones_start_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    out, made = tmp_path / "data" / "x", []
-
-    def run(stop_at: int | None, key: int = 0) -> None:
-        with resumable_output(out, key) as work:
-            for fold, folder in unfinished(work, [0, 1, 2]):
-                (folder / "f").write_text(str(fold))
-                made.append(fold)
-                if fold == stop_at:
-                    raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(stop_at=1)
-    assert not out.exists()
-    run(stop_at=None)
-    assert made == [0, 1, 1, 2]
-    assert [(out / f"fold-{fold}" / "f").read_text() for fold in range(3)] == ["0", "1", "2"]
-    assert not [p for p in (tmp_path / ".work").rglob("*") if p.is_file()]
