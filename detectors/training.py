@@ -303,8 +303,7 @@ def train_arm(recipe: Recipe, detector: str, arm_name: str, prepared: Path, labe
     weights = recipe.train.tuning(detector).weights
     own_start = [Path(weights)] if weights is not None else []
     key = (settings(recipe, arm), label_section, detector, arm_name, *inputs, *own_start)
-    names: tuple[str, ...] = ("train", "val", "labelled")
-    read = dict(zip(names, map(digest, inputs[1:]), strict=False))
+    read = {name: digest(folder) for name, folder in zip(("train", "val", "labelled"), inputs[1:], strict=False)}
     with resumable_output(out, *key) as work:
         labelled = labelled.resolve() if labelled is not None else None
         job = TrainJob(recipe, detector, arm, prepared.resolve(), labelled, work.resolve(), read)
