@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from detectors.arms import UnknownNameError, arm_names, check_name, parse_arm
 from detectors.params import EvaluateParams, MixParams, PretrainDetectorParams, Recipe, TrainParams
 from detectors.protocol import DETECTORS, EMBEDDED
+from pipeline.fan_out import WorkError
 from pipeline.params import LabelParams, ParamsError, load_section
 
 PARAMS = Path("params.yaml")
@@ -121,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     except (UnknownNameError, ParamsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         if not _is_ours(error):
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -130,8 +131,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Errors the project raises itself carry a sentence for the user; others are bugs and keep their traceback."""
-    return type(error).__module__.startswith(("detectors.", "pipeline.")) or isinstance(error, FileNotFoundError)
+    """The project's own errors carry a sentence for the user, and so do those of the disk; others are bugs, with a traceback."""
+    cause = error.__cause__ if isinstance(error, WorkError) and error.__cause__ is not None else error
+    return type(cause).__module__.startswith(("detectors.", "pipeline.")) or isinstance(cause, OSError)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ class Evaluation:
 
     def score_all(self) -> list[dict[str, Any]]:
         """Scores of every model, in their order, made where `BLEMISH_EXECUTOR` says."""
-        with open_crew() as crew:
+        with open_crew(ahead=1) as crew:
             found = dict(crew.each(self.score, range(len(self.models)), "model"))
         return [found[number] for number in range(len(self.models))]
 

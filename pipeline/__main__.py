@@ -95,17 +95,18 @@ GENERATOR_NAMES = ("copy_paste", "defectfill")
 
 
 def _configure(args: argparse.Namespace) -> None:
-    from pipeline.configure import configure
+    from pipeline.configure import configure, want
 
-    for line in configure(
+    said = configure(
         Path("params.yaml"),
         args.profile,
         args.data,
         args.layout,
         skip_invalid=args.skip_invalid,
         settings=pairs("--set", args.set),
-        wanted=args.wanted,
-    ):
+    )
+    said += want(DATA / "targets.yaml", args.wanted) if args.wanted is not None else []
+    for line in said:
         print(line)
 
 
@@ -157,12 +158,12 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_pretrain, dry_run=False)
     _add_adopt(commands.add_parser("adopt", help="Make a concept of a LoRA trained elsewhere; not a stage."))
     _add_targets(commands.add_parser("targets", help="More synthetic samples of what is missed on validation; not a stage."))
-    command = commands.add_parser("configure", help="Write data source, layout and profile into params.yaml.")
+    command = commands.add_parser("configure", help="Write data source, layout, profile and single values into params.yaml.")
     command.add_argument("--data", help="folder of the raw data set")
     command.add_argument("--layout", help="sample, mvtec, magnetic_tile, deep_pcb or folder")
     command.add_argument("--profile", help="a file of profiles/, e.g. embedded or proof")
     command.add_argument("--skip-invalid", action="store_true", help="with --data: drop invalid samples and list them")
-    command.add_argument("--wanted", type=int, help="synthetic defects of each type data/targets.yaml does not name")
+    command.add_argument("--wanted", type=int, help="into data/targets.yaml: synthetic defects of each type not named there")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter, e.g. prepare.k=10")
     command.set_defaults(run=_configure, dry_run=False)
     return parser

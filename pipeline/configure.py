@@ -15,7 +15,6 @@ from pipeline.records import write_text
 
 DRAWN = "pipeline/procedural"
 """Source of layout `sample`: the code that draws it, so that DVC reruns when it changes."""
-TARGETS = Path("data/targets.yaml")
 LAYOUTS: tuple[str, ...] = get_args(PrepareParams.model_fields["layout"].annotation)
 
 
@@ -27,25 +26,22 @@ def configure(
     *,
     skip_invalid: bool,
     settings: Mapping[str, str] = MappingProxyType({}),
-    wanted: int | None = None,
 ) -> list[str]:
-    """Write a profile, a data source, single values and how many defects are wanted, and say what changed.
+    """Write a profile, a data source and single values into `path`, and say what changed.
 
     Args:
-        path: The parameter file; profiles lie beside it in `profiles/`, numbers wanted in `data/targets.yaml`.
+        path: The parameter file; profiles lie beside it in `profiles/`.
         profile: Name of a profile, applied first; None keeps the present values.
         data: Folder of raw photos, stored as given.
         layout: How that folder is read; `sample` needs no folder.
         skip_invalid: Drop invalid samples. New data without it goes back to stopping at them.
         settings: Values, as YAML, of parameters with dotted names, e.g. `prepare.k`; applied last.
-        wanted: Synthetic defects of each type that `data/targets.yaml` does not name; None keeps the present number.
 
     Returns:
         One line a changed value, `prepare.source: old -> new`.
 
     Raises:
-        ParamsError: For an unknown profile, parameter, layout or folder, a value its section refuses, or a number below 0;
-            nothing is written.
+        ParamsError: For an unknown profile, parameter, layout or folder, or a value its section refuses; nothing is written.
     """
     yaml = _round_trip()
     document = yaml.load(path.read_text(encoding="utf-8"))
@@ -58,23 +54,29 @@ def configure(
     lines = [f"{key}: {before[key]} -> {value}" for key, value in _leaves(document) if before[key] != value]
     for name, model in SECTIONS.items():
         parse_section(model, name, _plain(document.get(name)))
-    targets = path.parent / TARGETS
-    if wanted is not None and wanted < 0:
-        raise ParamsError(f"{targets}: default: expected a whole number of at least 0, got {wanted}")
     if lines:
         _write(yaml, document, path)
-    return lines + (_want(yaml, targets, wanted) if wanted is not None else [])
+    return lines
 
 
-def _want(yaml: YAML, targets: Path, wanted: int) -> list[str]:
-    """Set the default of `data/targets.yaml`; types named there keep their numbers."""
+def want(targets: Path, count: int) -> list[str]:
+    """Write how many synthetic defects are wanted of each type that `data/targets.yaml` does not name, and say what changed.
+
+    Raises:
+        ParamsError: For a number below 0, or a file without a default; nothing is written.
+    """
+    if count < 0:
+        raise ParamsError(f"{targets}: default: expected a whole number of at least 0, got {count}")
+    yaml = _round_trip()
     document = yaml.load(targets.read_text(encoding="utf-8"))
+    if not isinstance(document, Mapping) or "default" not in document:
+        raise ParamsError(f"{targets}: expected `default: <number>` and `types: {{}}`; see docs/targets.md")
     before = _plain(document["default"])
-    if before == wanted:
+    if before == count:
         return []
-    document["default"] = wanted
+    document["default"] = count
     _write(yaml, document, targets)
-    return [f"targets.default: {before} -> {wanted}"]
+    return [f"targets.default: {before} -> {count}"]
 
 
 def _write(yaml: YAML, document: Any, path: Path) -> None:

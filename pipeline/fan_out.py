@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -12,12 +13,16 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
 EXECUTOR = "BLEMISH_EXECUTOR"
 FORMS = "serial, processes:<number> or dask:<address of the scheduler>"
 MAX_LOSSES = 3
 """As often as Dask by default: a unit that loses this many workers and one more is not started again."""
 AHEAD = 2
 """Units handed out for each worker, so that none waits for the parent between two of them."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Units of a process share torch's generator and its number of threads; a worker of Dask may have many threads."""
 
 
 class ExecutorError(ValueError):
@@ -84,7 +89,8 @@ class Crew:
         """Number and result of every unit, as they finish.
 
         Args:
-            task: Can be pickled; called with a number in any process, once or, where a worker is lost, again.
+            task: Can be pickled; called with a number in any process, once or, where a worker is lost, again. A process does one
+                unit after the other.
             numbers: Of the units.
             what: Name of a unit in messages.
 
@@ -92,13 +98,13 @@ class Crew:
             WorkError: If the input of a unit is at fault, if it lost too many workers, or if the cluster is gone; any other
                 error of a unit is raised as it is, with a note that names the unit. Units that have begun are waited for.
         """
-        waiting, losses = deque(numbers), Counter[int]()
+        alone, waiting, losses = partial(_alone, task), deque(numbers), Counter[int]()
         running: dict[Future[Any], int] = {}
         try:
             while waiting or running:
                 for _ in range(min(len(waiting), self._in_flight() - len(running))):
                     number = waiting.popleft()
-                    running[self._submit(task, number)] = number
+                    running[self._submit(alone, number)] = number
                 done = _finished(running)
                 lost = sorted(running.pop(future) for future in done if _is_lost(future))
                 waiting.extendleft(lost)
@@ -106,6 +112,10 @@ class Crew:
                 for future in done & running.keys():
                     number = running.pop(future)
                     yield number, _result(future, what, number)
+        except Exception as error:
+            if begun := sorted(number for future, number in running.items() if not future.cancel()):
+                logger.error("%s; %s %s have begun and are waited for", error, what, ", ".join(map(str, begun)))
+            raise
         finally:
             # Who is cancelled is not waited for: it need never say that it ended.
             wait([future for future in running if not future.cancel()])
@@ -135,6 +145,11 @@ class Crew:
         self._executor = self._start()
 
 
+def _alone(task: Callable[[int], Any], number: int) -> Any:
+    with _ONE_AT_A_TIME:
+        return task(number)
+
+
 def _finished(running: dict[Future[Any], int]) -> set[Future[Any]]:
     """At least one of the running; all of them where a worker is lost, since a process pool fails as a whole."""
     done = wait(running, return_when=FIRST_COMPLETED).done
@@ -158,8 +173,11 @@ def _result(future: Future[Any], what: str, number: int) -> Any:
 
 
 @contextmanager
-def open_crew() -> Iterator[Crew]:
+def open_crew(ahead: int = AHEAD) -> Iterator[Crew]:
     """The workers that the environment variable `BLEMISH_EXECUTOR` names; none is the same as `serial`.
+
+    Args:
+        ahead: Units handed out for each worker; 1 for units that take so long that none may wait behind another.
 
     Raises:
         ExecutorError: If it names something else.
@@ -170,13 +188,13 @@ def open_crew() -> Iterator[Crew]:
     if wish == "serial":
         yield Crew(SerialExecutor, lambda: 1)
     elif kind == "processes" and rest.isdecimal() and int(rest) > 0:
-        crew = Crew(partial(_processes, int(rest)), lambda: AHEAD * int(rest))
+        crew = Crew(partial(_processes, int(rest)), lambda: ahead * int(rest))
         try:
             yield crew
         finally:
             crew.close()
     elif kind == "dask" and rest:
-        with _cluster(rest) as crew:
+        with _cluster(rest, ahead) as crew:
             yield crew
     else:
         raise ExecutorError(f"{EXECUTOR}={wish!r}; expected {FORMS}")
@@ -185,7 +203,18 @@ def open_crew() -> Iterator[Crew]:
 def _processes(count: int) -> Executor:
     # Not forked: torch and its threads do not survive it.
     spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, mp_context=spawn, initializer=_end_with_parent)
+    root = logging.getLogger()
+    levels = {name: one.level for name, one in root.manager.loggerDict.items() if isinstance(one, logging.Logger) and one.level}
+    formats = [handler.formatter._fmt for handler in root.handlers if handler.formatter is not None]
+    return ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin, initargs=(root.level, formats[:1], levels))
+
+
+def _begin(level: int, formats: list[str | None], levels: dict[str, int]) -> None:
+    """Log as the parent does, and end with it."""
+    logging.basicConfig(level=level, format=next(iter(formats), None))
+    for name, own in levels.items():
+        logging.getLogger(name).setLevel(own)
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:
@@ -201,10 +230,10 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _cluster(address: str) -> Iterator[Crew]:
+def _cluster(address: str, ahead: int) -> Iterator[Crew]:
     """Dask starts the units of a lost worker again by itself, `distributed.scheduler.allowed-failures` times."""
     from distributed import Client
 
     with Client(address, set_as_default=False) as client:
         # Workers may come and go.
-        yield Crew(partial(ClusterExecutor, client), lambda: AHEAD * max(1, client.scheduler_info(n_workers=1)["total_threads"]))
+        yield Crew(partial(ClusterExecutor, client), lambda: ahead * max(1, client.scheduler_info(n_workers=1)["total_threads"]))

@@ -28,7 +28,7 @@ def each_fold(build: Build, work: Path, folds: Sequence[int]) -> None:
     """
     folders = {fold: work.resolve() / "out" / fold_name(fold) for fold in folds}
     missing = [fold for fold, folder in folders.items() if not folder.exists()]
-    with open_crew() as crew:
+    with open_crew(ahead=1) as crew:
         for _ in crew.each(partial(_build_one, build, folders), missing, "fold"):
             pass
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -95,7 +94,6 @@ class Workshop:
     draws: Draws
 
 
-_ONE_AT_A_TIME = threading.Lock()
 _OPEN: dict[ShardJob, Workshop] = {}
 
 
@@ -103,7 +101,7 @@ def make_shard(job: ShardJob, number: int) -> int:
     """Write shard `number` and its rows; return how many scenes it holds.
 
     Requests are read ahead, and answers encoded, in threads beside the network; what is answered is written at once, so those
-    drawn again stand last. Threads of one process make one shard after the other: they share a network.
+    drawn again stand last. A process makes one shard after the other (see `Crew.each`), since its threads share a network.
 
     Raises:
         NetworkMemoryError: If the network does not fit into memory.
@@ -111,7 +109,7 @@ def make_shard(job: ShardJob, number: int) -> int:
         PictureError: Names a photo that cannot be read.
         OSError: Names the file that cannot be written.
     """
-    with _ONE_AT_A_TIME, _within_memory(job.params.micro_batch):
+    with _within_memory(job.params.micro_batch):
         shop = _workshop(job)
         rows: list[str] = []
         with whole_file(job.shard(number)) as shard:
@@ -124,7 +122,7 @@ def make_shard(job: ShardJob, number: int) -> int:
 
 def sampler_facts(job: ShardJob, _: int) -> dict[str, Any]:
     """What the sampler says of itself, for the card."""
-    with _ONE_AT_A_TIME, _within_memory(job.params.micro_batch):
+    with _within_memory(job.params.micro_batch):
         return _workshop(job).sampler.facts()
 
 

@@ -21,7 +21,7 @@ from pipeline.folds import each_fold
 from pipeline.images import read_rgb
 from pipeline.params import FitParams, LearnBaseParams
 from pipeline.records import fold_name, good_samples, read_card, read_manifest, write_json
-from pipeline.runlog import resumable_output
+from pipeline.runlog import resumable_output, whole_folder
 from pipeline.seeds import derive_seed
 from pipeline.training import History, LoopPlan
 
@@ -52,7 +52,8 @@ def learn_base(params: LearnBaseParams, train: Path, out: Path) -> None:
             each_fold(partial(_adapt, params, source, train.resolve(), work), work, folds)
         else:
             each_fold(partial(_take, source), work, folds[:1])
-            each_fold(partial(_link, work / "out" / fold_name(folds[0])), work, folds[1:])
+            for fold in folds[1:]:
+                _link(work / "out" / fold_name(folds[0]), work / "out" / fold_name(fold))
 
 
 def _take(source: str | Path, fold: int, folder: Path) -> None:
@@ -60,9 +61,11 @@ def _take(source: str | Path, fold: int, folder: Path) -> None:
     save_pipeline(load_pipeline(source), folder)
 
 
-def _link(first: Path, fold: int, folder: Path) -> None:
+def _link(first: Path, other: Path) -> None:
     """The same weights in every fold: linked, not copied, since a full-size base has gigabytes."""
-    shutil.copytree(first, folder, copy_function=os.link, dirs_exist_ok=True)
+    if not other.exists():
+        with whole_folder(other) as building:
+            shutil.copytree(first, building, copy_function=os.link, dirs_exist_ok=True)
 
 
 def good_photos(train: Path, fold: int, limit: int) -> list[np.ndarray]:

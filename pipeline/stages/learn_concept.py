@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,36 @@ def learn_concept(generator: str, params: LearnConceptParams, train: Path, base:
     section = getattr(params, generator)
     with resumable_output(out, section.model_dump(mode="json"), train, base) as unresolved:
         work = unresolved.resolve()
-        fit = partial(_fit, generator, section, train.resolve(), base.resolve(), work, RUNS.resolve())
-        each_fold(fit, work, read_card(train).folds)
+        job = ConceptJob(generator, section, train.resolve(), base.resolve(), work, RUNS.resolve())
+        each_fold(job.build, work, read_card(train).folds)
 
 
-def _fit(generator: str, section: Any, train: Path, base: Path, work: Path, runs: Path, fold: int, folder: Path) -> None:
-    samples = read_manifest(train, fold)
-    references = read_references(train, samples)
-    logger.info("%s, fold %d: %d references", generator, fold, len(references))
-    good = next(s for s in good_samples(samples) if s.split == "train")
-    display = Display(runs / "learn_concept" / generator / fold_name(fold), read_rgb(train / good.image))
-    job = FitJob(section, references, base / fold_name(fold), work, fold, display)
-    GENERATORS[generator]().fit(job, folder)
+@dataclass(frozen=True)
+class ConceptJob:
+    """One generator, for any fold and in any process.
+
+    Attributes:
+        generator: Its name.
+        section: Its parameters.
+        train: `data/prepared/train`.
+        base: `data/base`.
+        work: Holds the checkpoints.
+        runs: Where curves and previews go.
+    """
+
+    generator: str
+    section: Any
+    train: Path
+    base: Path
+    work: Path
+    runs: Path
+
+    def build(self, fold: int, folder: Path) -> None:
+        """Fit the generator on the references of a fold."""
+        samples = read_manifest(self.train, fold)
+        references = read_references(self.train, samples)
+        logger.info("%s, fold %d: %d references", self.generator, fold, len(references))
+        good = next(s for s in good_samples(samples) if s.split == "train")
+        display = Display(self.runs / "learn_concept" / self.generator / fold_name(fold), read_rgb(self.train / good.image))
+        job = FitJob(self.section, references, self.base / fold_name(fold), self.work, fold, display)
+        GENERATORS[self.generator]().fit(job, folder)

@@ -48,7 +48,12 @@ BOARDS = {**RECIPE, "train.image_px": "320"}
 # On train parts beyond K of fold 0 both arms with strong augmentation still rose from 1200 steps to 2400 (docs/results.md).
 LONGER = {**BOARDS, "train.steps": "2400", "train.validate_every": "2400"}
 # As profile `proof` was when these studies were made.
-SHORT = {"synthesize.defectfill.candidates": "3", "train.steps": "400", "train.validate_every": "100"}
+SHORT = {
+    "synthesize.defectfill.candidates": "3",
+    "synthesize.redraws.defectfill": "1",
+    "train.steps": "400",
+    "train.validate_every": "100",
+}
 THREADED = ("learn_base", "learn_concept.defectfill", "synthesize", "select", "train", "evaluate")
 
 

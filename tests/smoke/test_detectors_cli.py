@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from detectors import pretrained, training
 from detectors.__main__ import main
+from pipeline.fan_out import WorkError
 from pipeline.matches import read_record, record_name
 from pipeline.params import LabelParams
 from pipeline.records import read_manifest
@@ -144,6 +145,15 @@ def test_detectors_without_weights_of_their_own_train_and_are_scored(factory, de
     row = json.loads(Path("reports/eval/metrics.json").read_text())["rows"][0]
     assert (row["detector"], row["arm"]) == (detector, "real")
     assert (row["mask"] is None) == (detector == "rtdetr_v2")
+
+
+def test_a_bug_in_a_fold_keeps_its_traceback(factory, monkeypatch):
+    def broken(*args):
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr(training, "fit_fold", broken)
+    with pytest.raises(WorkError, match="fold 0: operands could not be broadcast"):
+        train("yolo_seg", "real")
 
 
 def test_all_arms_start_from_the_same_weights(factory):

@@ -25,6 +25,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(folder, "pipeline", "learn_base")
     for stage in ("learn_concept", "synthesize", "select", "label"):
         run(folder, "pipeline", stage, "--generator", "copy_paste")
+    run(folder, "pipeline", "learn_concept", "--generator", "defectfill")
     for arm in ("real", "copy_paste"):
         run(folder, "detectors", "train", "--detector", "yolo_seg", "--arm", arm)
     run(folder, "detectors", "evaluate")
@@ -67,7 +68,8 @@ def test_folds_and_models_side_by_side_give_the_same_bytes(done: Path, tmp_path:
         shutil.copytree(done / "data" / name, folder / "data" / name)
     monkeypatch.setenv(EXECUTOR, "processes:2")
     run(folder, "pipeline", "learn_base")
-    run(folder, "pipeline", "learn_concept", "--generator", "copy_paste")
+    for generator in ("copy_paste", "defectfill"):
+        run(folder, "pipeline", "learn_concept", "--generator", generator)
     for arm in ("real", "copy_paste"):
         run(folder, "detectors", "train", "--detector", "yolo_seg", "--arm", arm)
     run(folder, "detectors", "evaluate")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.configure import DRAWN, configure
+from pipeline.configure import DRAWN, configure, want
 from pipeline.params import ParamsError
 from tests.conftest import ROOT
 
@@ -45,7 +45,7 @@ def test_only_changed_lines_differ_and_comments_stay(file: Path):
     after = file.read_text(encoding="utf-8").splitlines()
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     keys = [old.partition(":")[0].strip() for old, _ in changed]
-    assert keys == ["folds", "candidates", "image_px", "steps", "validate_every"]
+    assert keys == ["folds", "redraws", "candidates", "image_px", "steps", "validate_every"]
     old, new = changed[0]
     assert old.startswith("  folds: [0] ")
     assert new.startswith("  folds: [0, 1, 2] ")
@@ -84,17 +84,18 @@ def test_single_values_are_set_last(file: Path):
     assert lines[:2] == ["prepare.k: 5 -> 3", "prepare.folds: [0] -> [0, 2]"]
 
 
-def test_numbers_wanted_of_single_types_and_comments_stay(file: Path):
-    targets = file.parent / "data" / "targets.yaml"
-    targets.parent.mkdir()
+def test_numbers_wanted_of_single_types_and_comments_stay(tmp_path: Path):
+    targets = tmp_path / "targets.yaml"
     targets.write_text("# Mine.\ndefault: {small: 3}\ntypes: {crack: 7}  # by hand\n")
-    assert configure(file, None, None, None, skip_invalid=False, wanted=300) == ["targets.default: {'small': 3} -> 300"]
+    assert want(targets, 300) == ["targets.default: {'small': 3} -> 300"]
     assert targets.read_text() == "# Mine.\ndefault: 300\ntypes: {crack: 7}  # by hand\n"
-    assert configure(file, None, None, None, skip_invalid=False, wanted=300) == []
-    with pytest.raises(ParamsError, match="expected a whole number of at least 0, got -1"):
-        configure(file, "proof", None, None, skip_invalid=False, wanted=-1)
-    assert prepare_of(file)["folds"] == [0]
+    assert want(targets, 300) == []
+    with pytest.raises(ParamsError, match=r"targets\.yaml: default: expected a whole number of at least 0, got -1"):
+        want(targets, -1)
     assert "default: 300" in targets.read_text()
+    targets.write_text("types: {}\n")
+    with pytest.raises(ParamsError, match=r"expected `default: <number>`"):
+        want(targets, 5)
 
 
 @pytest.mark.parametrize(

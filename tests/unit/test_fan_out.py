@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,6 +86,34 @@ def test_a_unit_that_kills_its_worker_every_time_ends_the_run(monkeypatch: pytes
     with pytest.raises(WorkError, match=r"unit 3: the worker process was lost 4 times.*BLEMISH_EXECUTOR"):
         results(partial(die, tmp_path), range(4), "processes:1", monkeypatch)
     assert len((tmp_path / "deaths").read_text()) == MAX_LOSSES + 1
+
+
+def note_overlap(inside: list[int], seen: list[int], number: int) -> None:
+    inside.append(number)
+    time.sleep(0.02)
+    seen.append(len(inside))
+    inside.remove(number)
+
+
+def test_threads_of_a_process_do_one_unit_after_the_other():
+    seen: list[int] = []
+    # As a worker of Dask that was given several threads.
+    crew = Crew(lambda: ThreadPoolExecutor(3), lambda: 3)
+    list(crew.each(partial(note_overlap, [], seen), range(6), "unit"))
+    crew.close()
+    assert seen == [1] * 6
+
+
+def say(number: int) -> str:
+    return logging.getLogger().handlers[0].format(logging.makeLogRecord({"msg": number, "levelname": "INFO"}))
+
+
+def test_workers_log_as_their_parent_does(monkeypatch: pytest.MonkeyPatch):
+    root = logging.getLogger()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    monkeypatch.setattr(root, "handlers", [handler])
+    assert results(say, range(2), "processes:1", monkeypatch) == {0: "INFO 0", 1: "INFO 1"}
 
 
 class Silent(Executor):
