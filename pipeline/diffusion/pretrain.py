@@ -131,5 +131,7 @@ def reconstruction_psnr(pipe: StableDiffusionInpaintPipeline, images: Tensor) ->
 
 
 def save_pipeline(pipe: StableDiffusionInpaintPipeline, out: Path) -> None:
-    """Write the diffusers folder."""
+    """Write the diffusers folder; the place the pipeline was loaded from, which diffusers notes in it, is left out."""
+    for part in (pipe, pipe.unet, pipe.vae):
+        part.register_to_config(_name_or_path="")
     pipe.save_pretrained(out, safe_serialization=True)

@@ -78,6 +78,15 @@ def test_adapting_moves_the_unet_alone_and_every_fold_its_own_way(train: Path, t
     assert json.loads((tmp_path / "base" / "fold-1" / "card.json").read_text())["source"] == str(base)
 
 
+def test_no_path_of_the_machine_enters_a_base(train: Path, tmp_path: Path):
+    base = write_base(tmp_path / "pipeline")
+    learn_base(params(source=str(base), adapt={"steps": 1, "batch": 2, "lr": 1e-2}), train, tmp_path / "base")
+    learn_base(params(source=str(base)), train, tmp_path / "as it is")
+    for folder in ("base/fold-0", "as it is/fold-0"):
+        texts = [file.read_text() for file in (tmp_path / folder).rglob("*.json") if file.name != "card.json"]
+        assert len(texts) > 4 and not any(str(tmp_path) in text for text in texts)
+
+
 def test_embedded_weights_are_taken_only_with_the_hashes_of_their_card(
     train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
