@@ -69,7 +69,7 @@ def want(targets: Path, count: int) -> list[str]:
         raise ParamsError(f"{targets}: default: expected a whole number of at least 0, got {count}")
     yaml = _round_trip()
     document = yaml.load(targets.read_text(encoding="utf-8"))
-    if not isinstance(document, Mapping) or "default" not in document:
+    if not isinstance(document, dict) or "default" not in document:
         raise ParamsError(f"{targets}: expected `default: <number>` and `types: {{}}`; see docs/targets.md")
     before = _plain(document["default"])
     if before == count:

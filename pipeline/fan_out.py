@@ -211,7 +211,7 @@ def _processes(count: int) -> Executor:
 
 def _begin(level: int, formats: list[str | None], levels: dict[str, int]) -> None:
     """Log as the parent does, and end with it."""
-    logging.basicConfig(level=level, format=next(iter(formats), None))
+    logging.basicConfig(level=level, format=next(iter(formats), None) or logging.BASIC_FORMAT)
     for name, own in levels.items():
         logging.getLogger(name).setLevel(own)
     _end_with_parent()
