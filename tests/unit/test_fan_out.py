@@ -141,6 +141,25 @@ def test_a_cancelled_unit_that_never_says_so_does_not_hold_up_the_error():
     assert faults == ["unit 1: torn"]
 
 
+class Slow(Executor):
+    """Unit 1 fails at once; the others have begun then and take their time."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        if args == (1,):
+            future.set_exception(ValueError("torn"))
+        else:
+            future.set_running_or_notify_cancel()
+            threading.Timer(0.2, future.set_result, [0]).start()
+        return future
+
+
+def test_an_error_is_told_before_those_that_have_begun_are_waited_for(caplog: pytest.LogCaptureFixture):
+    with pytest.raises(WorkError, match="unit 1: torn"):
+        list(Crew(Slow, lambda: 2).each(square, range(4), "unit"))
+    assert [record.getMessage() for record in caplog.records] == ["unit 1: torn; unit 0 have begun and are waited for"]
+
+
 class LostAndFound:
     """A future of the cluster whose worker is lost when it is asked for its state, and whose result is there all the same."""
 
