@@ -114,7 +114,7 @@ class Crew:
                     yield number, _result(future, what, number)
         except Exception as error:
             if begun := sorted(number for future, number in running.items() if not future.cancel()):
-                logger.error("%s; %s %s have begun and are waited for", error, what, ", ".join(map(str, begun)))
+                logger.error("%s; waiting for %s %s, begun before", error, what, ", ".join(map(str, begun)))
             raise
         finally:
             # Who is cancelled is not waited for: it need never say that it ended.

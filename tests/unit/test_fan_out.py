@@ -157,7 +157,7 @@ class Slow(Executor):
 def test_an_error_is_told_before_those_that_have_begun_are_waited_for(caplog: pytest.LogCaptureFixture):
     with pytest.raises(WorkError, match="unit 1: torn"):
         list(Crew(Slow, lambda: 2).each(square, range(4), "unit"))
-    assert [record.getMessage() for record in caplog.records] == ["unit 1: torn; unit 0 have begun and are waited for"]
+    assert [record.getMessage() for record in caplog.records] == ["unit 1: torn; waiting for unit 0, begun before"]
 
 
 class LostAndFound:
