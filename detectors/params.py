@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from detectors.protocol import Limits
 from pipeline.params import Device, LabelParams, Range, Section
 
 Start = Literal["embedded", "scratch"]
@@ -57,7 +58,20 @@ class DeepLabV3Tuning(UnshippedTuning):
     architecture: Literal["resnet50", "resnet101", "mobilenet_v3_large"]
 
 
-class TrainParams(Section):
+class DecodingSection(Section):
+    """A section by which detections are made."""
+
+    min_score: float = Field(ge=0, lt=1)
+    max_detections: int = Field(ge=1)
+    nms_iou: float = Field(gt=0, le=1)
+
+    @property
+    def limits(self) -> Limits:
+        """Which detections count."""
+        return Limits(self.min_score, self.max_detections, self.nms_iou)
+
+
+class TrainParams(DecodingSection):
     """One training; the same for every arm."""
 
     start: Start
@@ -72,8 +86,6 @@ class TrainParams(Section):
     negative_share: float = Field(ge=0, lt=1)
     autocast: Autocast
     device: Device
-    min_score: float = Field(ge=0, lt=1)
-    max_detections: int = Field(ge=1)
     threads: int = Field(ge=1)
     rtdetr: RtDetrTuning
     yolo_seg: YoloSegTuning
@@ -107,11 +119,9 @@ class Recipe:
     label: LabelParams
 
 
-class EvaluateParams(Section):
+class EvaluateParams(DecodingSection):
     """Scoring on test."""
 
-    min_score: float = Field(ge=0, lt=1)
-    max_detections: int = Field(ge=1)
     f_measure_score: float = Field(ge=0, le=1)
     gallery_score: float = Field(ge=0, le=1)
     gallery_images: int = Field(ge=1)
@@ -135,7 +145,7 @@ class DrawingParams(Section):
     narrow_share: float = Field(ge=0, le=1)
 
 
-class PretrainDetectorParams(Section):
+class PretrainDetectorParams(DecodingSection):
     """One pre-training on drawn defects."""
 
     seed: int
@@ -146,8 +156,6 @@ class PretrainDetectorParams(Section):
     ema_decay: float = Field(ge=0, lt=1)
     validate_every: int = Field(ge=1)
     validation_pictures: int = Field(ge=1)
-    min_score: float = Field(ge=0, lt=1)
-    max_detections: int = Field(ge=1)
     threads: int = Field(ge=1)
     workers: int = Field(ge=0)
     rtdetr: PretrainTuning

@@ -20,7 +20,7 @@ from detectors.metrics import all_scores
 from detectors.model_files import HISTORY, WEIGHTS, history_csv, save_network, to_half
 from detectors.params import PretrainDetectorParams
 from detectors.predict import detect, to_results, to_tensor
-from detectors.protocol import COMPACT, DETECTORS, Limits
+from detectors.protocol import COMPACT, DETECTORS
 from detectors.session import Session, fresh_network, open_session, validation_row, weight_groups
 from pipeline.records import write_json, write_text
 from pipeline.runlog import claim_folder, whole_folder
@@ -67,10 +67,9 @@ def recipe_of(params: PretrainDetectorParams, name: str) -> dict[str, Any]:
 def _validate(params: PretrainDetectorParams, session: Session, held: Held) -> dict[str, Any]:
     """Scores of the twin's present weights on the held pictures."""
     session.twin.eval()
-    limits = Limits(params.min_score, params.max_detections)
     results: list[dict[str, Any]] = []
     for image_id, (example, side) in enumerate(zip(held.examples, held.sides_px, strict=True), 1):
-        found = detect(session.detector, session.twin, example.picture, side, limits)
+        found = detect(session.detector, session.twin, example.picture, side, params.limits)
         results += to_results(found, image_id, example.fit)
     return all_scores(held.truth, results, params.max_detections, session.detector.has_masks)
 

@@ -17,10 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Limits:
-    """Which detections leave a network: score from `min_score`, the best `max_detections` an image."""
+    """Which detections leave a network.
+
+    Attributes:
+        min_score: Least score.
+        max_detections: The best ones an image.
+        nms_iou: A box that overlaps a surer one of its class by a higher IoU is dropped as a repeat of it; 1 drops none.
+            Instances that share no pixel, as DeepLabV3's, are no repeats.
+    """
 
     min_score: float
     max_detections: int
+    nms_iou: float
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.init import constant_
 
-from detectors.adapter_parts import read_architecture
+from detectors.adapter_parts import read_architecture, without_repeats
 from detectors.datasets import Target
 from detectors.letterbox import STRIDE_PX
 from detectors.protocol import COMPACT, Found, Limits
@@ -66,7 +66,9 @@ class RtDetr:
         found: list[Found] = []
         for row in rows:
             row = row[row[:, 4].argsort(descending=True, stable=True)]
-            row = row[row[:, 4] >= limits.min_score][: limits.max_detections]
-            boxes = (xywh2xyxy(row[:, :4]) * side).double().numpy()
-            found.append(Found(boxes, row[:, 4].double().numpy(), row[:, 5].numpy().astype(np.int64), None))
+            row = row[row[:, 4] >= limits.min_score]
+            boxes = xywh2xyxy(row[:, :4]) * side
+            kept = without_repeats(boxes, row[:, 4], row[:, 5], limits.nms_iou)[: limits.max_detections]
+            row, corners = row[kept], boxes[kept].double().numpy()
+            found.append(Found(corners, row[:, 4].double().numpy(), row[:, 5].numpy().astype(np.int64), None))
         return found

@@ -13,7 +13,7 @@ from transformers import RTDetrV2Config, RTDetrV2ForObjectDetection
 from transformers.image_transforms import center_to_corners_format
 from transformers.loss.loss_rt_detr import RTDetrLoss
 
-from detectors.adapter_parts import centre_boxes, read_architecture
+from detectors.adapter_parts import centre_boxes, read_architecture, without_repeats
 from detectors.datasets import Target
 from detectors.protocol import Found, Limits
 
@@ -95,8 +95,10 @@ class RtDetrV2:
         for flat, corners in zip(scores.flatten(1), boxes, strict=True):
             # As the library's image processor: as many (query, class) pairs as there are queries. It takes them by `topk`,
             # which orders equal scores as it likes.
-            order = flat.argsort(descending=True, stable=True)[: min(queries, limits.max_detections)]
+            order = flat.argsort(descending=True, stable=True)[:queries]
             order = order[flat[order] >= limits.min_score]
+            kept = without_repeats(corners[order // classes], flat[order], order % classes, limits.nms_iou)
+            order = order[kept[: limits.max_detections]]
             rows = corners[order // classes].double().numpy()
             found.append(Found(rows, flat[order].double().numpy(), (order % classes).numpy().astype(np.int64), None))
         return found

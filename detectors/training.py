@@ -21,7 +21,6 @@ from detectors.model_files import save_model
 from detectors.params import Recipe, TrainParams
 from detectors.predict import predict, to_tensor
 from detectors.pretrained import first_weights
-from detectors.protocol import Limits
 from detectors.session import Session, fresh_network, open_session, validation_row, weight_groups
 from pipeline.folds import each_fold
 from pipeline.params import LabelParams
@@ -132,14 +131,12 @@ def losses_at(recipe: Recipe, session: Session, side_px: int, batches: Batches) 
 
 
 def _after_step(params: TrainParams, session: Session, val: DetectionData, side_px: int) -> Callable[[int], None]:
-    limits = Limits(params.min_score, params.max_detections)
-
     def after_step(done: int) -> None:
         session.ema.update(session.network)
         if done % params.validate_every and done != params.steps:
             return
         session.twin.load_state_dict(session.ema.average)
-        results = predict(session.detector, session.twin, val, side_px, limits)
+        results = predict(session.detector, session.twin, val, side_px, params.limits)
         scores = all_scores(val.coco, results, params.max_detections, session.detector.has_masks)
         row = validation_row(done, scores)
         session.best.offer(row, session.ema.average)
@@ -221,7 +218,7 @@ def val_instances(params: TrainParams, data: FoldData, fitted: Fitted) -> list[d
     session, coco = fitted.session, data.val.coco
     session.twin.load_state_dict(session.best.weights)
     defective = replace(data.val, records=data.val.defective)
-    results = predict(session.detector, session.twin, defective, fitted.side_px, Limits(params.min_score, params.max_detections))
+    results = predict(session.detector, session.twin, defective, fitted.side_px, params.limits)
     scores, photos = matched_scores(coco, results, params.max_detections), {i["id"]: i["file_name"] for i in coco["images"]}
     return [
         {

@@ -22,7 +22,6 @@ from detectors.ultralytics_models import (
     to_batch,
 )
 
-NMS_IOU = 0.6
 # The library's gains (its defaults), and one mask an instance: overlapping defects of two types must not hide each other.
 GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, overlap_mask=False)
 
@@ -57,7 +56,7 @@ class YoloSeg:
         kept: Any = non_max_suppression(
             rows,
             conf_thres=limits.min_score,
-            iou_thres=NMS_IOU,
+            iou_thres=limits.nms_iou,
             max_det=limits.max_detections,
             nc=classes,
             max_time_img=3600.0,  # the library drops images when it is slow, and results would depend on the clock

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.matches import Floats, MatchRecord
+from pipeline.reporting import operating_points
 from pipeline.reporting.differences import Difference, Measure, box_map50, difference, image_auroc, resampled
 from pipeline.reporting.verdicts import Verdict, chosen_arm, judge
 
@@ -28,6 +29,12 @@ METRICS = (
     "pixel_f",
 )
 PRIMARY = "box_map50"
+SECONDARY: Mapping[str, Measure] = {
+    "image_auroc": image_auroc,
+    "found": operating_points.found_at_main,
+    "escapes": operating_points.escapes_at_main,
+}
+"""What arms are compared in besides, with the same intervals; no verdict rests on it."""
 SIZES = ("small", "medium", "large")
 """COCO's: up to 32 x 32 pixels, up to 96 x 96, above."""
 BASELINES = ("real", "classical", "copy_paste")
@@ -178,6 +185,19 @@ def _chosen(generators: Sequence[str], arms: Mapping[str, Mapping[str, Any]]) ->
     return {name: chosen_arm(found, val) for name, found in own.items() if found}
 
 
+def _points(own: Sequence[Scores], records: Mapping[RecordKey, MatchRecord]) -> dict[str, Any]:
+    """The points of `operating_points` and, for each arm, what is found and what escapes there, mean over its folds."""
+    found = {key: operating_points.points_of(records[key]) for key in ((one.detector, one.arm, one.fold) for one in own)}
+    arms = {
+        arm: {
+            name: [mean_of(values) for values in zip(*(row[name] for key, row in found.items() if key[1] == arm), strict=True)]
+            for name in ("found", "escapes")
+        }
+        for arm in arm_order(one.arm for one in own)
+    }
+    return {"alarms": operating_points.ALARMS, "rejected": operating_points.REJECTED, "arms": arms}
+
+
 def _plain(value: Difference | Verdict) -> dict[str, Any]:
     return {name: round(one, 6) if isinstance(one, float) else one for name, one in asdict(value).items()}
 
@@ -190,15 +210,19 @@ def _compare_detector(own: Sequence[Scores], records: Mapping[RecordKey, MatchRe
     detector = own[0].detector
     names = arm_order(one.arm for one in own)
     arms = {arm: _arm_summary([one for one in own if one.arm == arm], plan.classes) for arm in names}
-    maps, aurocs = (_resampled(measure, records, detector, plan.resamples) for measure in (box_map50, image_auroc))
-    differences = _differences(maps, plan.confidence)
+
+    def compared(measure: Measure) -> dict[str, dict[str, Difference]]:
+        return _differences(_resampled(measure, records, detector, plan.resamples), plan.confidence)
+
+    differences = compared(box_map50)
     chosen = _chosen(plan.generators, arms)
     verdicts = judge(chosen, differences, plan.confidence)
     best = chosen_arm(sorted(chosen.values()), {arm: row["val_box_map50"] for arm, row in arms.items()}) if chosen else None
     return {
         "arms": arms,
         "differences": _plain_rows(differences),
-        "image_auroc_differences": _plain_rows(_differences(aurocs, plan.confidence)),
+        "secondary_differences": {name: _plain_rows(compared(measure)) for name, measure in SECONDARY.items()},
+        "operating_points": _points(own, records),
         "verdicts": {name: _plain(one) for name, one in verdicts.items()},
         "best_arm": best,
     }
@@ -214,8 +238,8 @@ def compare(rows: Sequence[Mapping[str, Any]], records: Mapping[RecordKey, Match
 
     Returns:
         `folds`, `verdict`, `primary_metric`, `confidence`, `resamples`, and for each detector its arms, their differences to the
-        baselines in the primary metric and in image AUROC, the verdict on each learned generator and the best learned arm,
-        chosen on val.
+        baselines in the primary metric and in each of `SECONDARY`, what they find and miss at equal false alarms, the verdict on
+        each learned generator and the best learned arm, chosen on val.
     """
     if not rows:
         raise ValueError("the evaluation holds no row; run `evaluate` again")

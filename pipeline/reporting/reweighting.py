@@ -86,10 +86,10 @@ def average_precision(curves: Sequence[ClassCurve], weights: Floats) -> Floats:
         (B,) mAP; NaN for a resample without any defect. With weights of 1 it is COCOeval's.
     """
     widest = max((len(curve.unit) for curve in curves), default=0)
-    return np.concatenate([_mean_over_classes(curves, block) for block in _blocks(weights, widest)])
+    return np.concatenate([_mean_over_classes(curves, block) for block in in_blocks(weights, widest)])
 
 
-def _blocks(weights: Floats, widest: int) -> list[Floats]:
+def in_blocks(weights: Floats, widest: int) -> list[Floats]:
     """Rows of `weights` in pieces whose tables of `widest` columns stay small."""
     rows = max(1, _ROWS_AT_ONCE // max(1, widest))
     return [weights[first : first + rows].astype(np.float64) for first in range(0, len(weights), rows)]
@@ -127,7 +127,7 @@ def reweighted_auroc(score: Floats, defective: Bools, unit: Ints, weights: Float
         return sparse.csr_array((np.ones(int(own.sum())), (place[own], unit[own])), shape=(len(levels), weights.shape[1]))
 
     bad, good = counts(defective), counts(~defective)
-    blocks = _blocks(weights, len(levels))
+    blocks = in_blocks(weights, len(levels))
     return np.concatenate([_share_above((bad @ block.T).T, (good @ block.T).T) for block in blocks])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.reporting.charts import gain, points
 from pipeline.reporting.comparison import COMBINED, ONLY
+from pipeline.reporting.operating_points import MAIN_ALARMS, MAIN_REJECTED
 
 _ARMS = {
     "real": "the real photos alone, what you have today",
@@ -27,6 +28,15 @@ class Statement:
     word: str
     text: str
     sure: str
+
+
+def secondary(name: str) -> str:
+    """What a table of differences that no verdict rests on compares; a name of `comparison.SECONDARY`."""
+    return {
+        "image_auroc": "image AUROC",
+        "found": f"the share of defects found at {MAIN_ALARMS:g} false alarms a photo",
+        "escapes": f"the share of bad photos that escape at {MAIN_REJECTED:.0%} of the good ones rejected (a minus is a gain)",
+    }[name]
 
 
 def arm_words(arm: str) -> str:

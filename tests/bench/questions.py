@@ -30,7 +30,7 @@ from detectors.datasets import DetectionData, Record, from_manifest
 from detectors.model_files import CLASSES, load_model
 from detectors.predict import predict
 from detectors.pretrained import ROOT, load_pretrained
-from detectors.protocol import COMPACT, DETECTORS, Detector, Limits
+from detectors.protocol import COMPACT, DETECTORS, Detector
 from detectors.session import fresh_network
 from detectors.training import FoldData, fit_fold, load_fold
 from pipeline.images import Mask
@@ -165,16 +165,15 @@ def looks(network: Network, fold: int, *, masks: bool) -> Iterator[Seen]:
         masks: Whether a detection covers its mask, else its box.
     """
     label, params = recipe(STUDY).label, recipe(STUDY).train
-    limits = Limits(params.min_score, params.max_detections)
     pool = from_manifest(PREPARED / "train", fold, "unused", label)
     good = from_manifest(PREPARED / "val", fold, "val", label).good
-    false = predict(network.detector, network.network, replace(pool, records=good), network.side_px, limits)
+    false = predict(network.detector, network.network, replace(pool, records=good), network.side_px, params.limits)
     alarms = sorted((row["score"] for row in false), reverse=True)
     allowed = int(ALARMS * len(good))
     bound = alarms[allowed] if len(alarms) > allowed else 0.0
     parts = {sample.image: sample.part_id for sample in read_manifest(PREPARED / "train", fold)}
     for record in pool.defective:
-        rows = predict(network.detector, network.network, replace(pool, records=(record,)), network.side_px, limits)
+        rows = predict(network.detector, network.network, replace(pool, records=(record,)), network.side_px, params.limits)
         rows = [row for row in rows if row["score"] > bound]
         areas = [area_of(row, record.size, masks=masks) for row in rows]
         every = np.logical_or.reduce([decode_mask(a["segmentation"]) for a in record.annotations])

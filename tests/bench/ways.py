@@ -28,7 +28,7 @@ from detectors.match_records import match_record
 from detectors.metrics import coco_runs, scores_of_runs
 from detectors.params import MixParams, Recipe, TrainParams
 from detectors.predict import predict
-from detectors.protocol import DETECTORS, Limits
+from detectors.protocol import DETECTORS
 from detectors.training import Fitted, FoldData, fit_fold, load_fold
 from pipeline.labels.boxes import box_to_coco, mask_to_box
 from pipeline.labels.coco import coco_dataset, decode_mask, encode_mask
@@ -224,8 +224,7 @@ def train(runs: Runs, name: str, fold: int) -> None:
 def score(fitted: Fitted, params: TrainParams, data: DetectionData, record: Path) -> Any:
     """Scores of the network in `session.twin`; its matches are kept."""
     session = fitted.session
-    limits = Limits(params.min_score, params.max_detections)
-    results = predict(session.detector, session.twin, data, fitted.side_px, limits)
+    results = predict(session.detector, session.twin, data, fitted.side_px, params.limits)
     runs = coco_runs(data.coco, results, params.max_detections, session.detector.has_masks)
     write_record(record, match_record(data.coco, results, runs))
     return scores_of_runs(data.coco, results, runs)

@@ -82,9 +82,9 @@ class Map(torch.nn.Module):
 
 
 def test_limits_keep_the_best():
-    [found] = DeepLabV3().decode(Map(), torch.rand(1, 3, 12, 12), Limits(0.8, 10))
+    [found] = DeepLabV3().decode(Map(), torch.rand(1, 3, 12, 12), Limits(0.8, 10, 0.6))
     assert found.categories.tolist() == [1] and found.boxes.tolist() == [[8, 8, 12, 12]]
-    [found] = DeepLabV3().decode(Map(), torch.rand(1, 3, 12, 12), Limits(0.0, 2))
+    [found] = DeepLabV3().decode(Map(), torch.rand(1, 3, 12, 12), Limits(0.0, 2, 0.6))
     assert found.categories.tolist() == [1, 0]
     assert found.masks is not None and found.masks.sum(axis=(1, 2)).tolist() == [16, 12]
 

@@ -143,7 +143,7 @@ def test_half_floats_keep_the_scores(weights: Path, name: str):
     half.load_state_dict(to_half(fresh.state_dict()))
     pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        full, halved = ([f.scores for f in trained.detector.decode(n, pictures, Limits(0.0, 20))] for n in (fresh, half))
+        full, halved = ([f.scores for f in trained.detector.decode(n, pictures, Limits(0.0, 20, 0.6))] for n in (fresh, half))
     for left, right in zip(full, halved, strict=True):
         assert np.abs(left - right).max() < 2e-3
 

@@ -73,17 +73,19 @@ def test_image_auroc_is_compared_too():
     scores = {"real": [0.9, 0.1, 0.9, 0.1], "defectfill": [0.9, 0.9, 0.1, 0.1]}
     records = {key: scored(one, scores[key[1]]) for key, one in records_of({"real": [1, 1], "defectfill": [1, 1]}).items()}
     found = comparison.compare(rows_of({"real": [0.25] * 2, "defectfill": [0.25] * 2}), records, plan("defectfill"))
-    gaps = found["detectors"]["rtdetr"]["image_auroc_differences"]
+    gaps = found["detectors"]["rtdetr"]["secondary_differences"]["image_auroc"]
     assert gaps["defectfill"]["real"]["mean"] == 0.5
     assert set(gaps["defectfill"]) == {"real"}
     assert found["detectors"]["rtdetr"]["differences"]["defectfill"]["real"]["mean"] == 0.0
 
 
-def test_without_good_photos_no_image_auroc_is_compared():
+def test_without_good_photos_only_what_is_found_is_compared():
     found = comparison.compare(
         rows_of({"real": [0.25], "defectfill": [0.5]}), records_of({"real": [1], "defectfill": [2]}), plan()
     )
-    assert found["detectors"]["rtdetr"]["image_auroc_differences"] == {}
+    compared = found["detectors"]["rtdetr"]["secondary_differences"]
+    assert (compared["image_auroc"], compared["escapes"]) == ({}, {})
+    assert set(compared["found"]) == {"defectfill"}
 
 
 def test_baselines_are_compared_with_each_other_but_not_with_themselves():

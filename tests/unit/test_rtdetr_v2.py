@@ -38,7 +38,7 @@ def test_box_heads_start_at_their_anchors(network):
 
 
 def test_decoding_is_the_rule_of_the_librarys_image_processor(network):
-    pictures, limits = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), Limits(0.021, 100)
+    pictures, limits = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), Limits(0.021, 100, 1.0)
     network.eval()
     with torch.no_grad():
         ours = RtDetrV2().decode(network, pictures, limits)
