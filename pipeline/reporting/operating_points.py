@@ -37,7 +37,7 @@ def reweighted_found(record: MatchRecord, unit: Ints, weights: Floats, alarms: f
         (B,) shares; NaN for a resample without defects.
     """
     matches, units = record.box, weights.shape[1]
-    defects = np.bincount(unit, weights=matches.truths.sum(axis=1), minlength=units)
+    defects = np.bincount(unit, weights=matches.truths.sum(axis=1), minlength=units).astype(np.float64)
     photos = np.bincount(unit, minlength=units).astype(np.float64)
     return _share(matches.score, unit[matches.image], matches.matched[:, _BOX_IOU], weights, defects, alarms * photos)
 
