@@ -280,9 +280,20 @@ def open_bank(real: RealSide, defect: str, params: SynthesizeParams) -> Bank:
         Example(grounds[sample_of(r.id)], r.mask, real.samples[sample_of(r.id)].part_id, twins[sample_of(r.id)])
         for r in references
     ]
-    templates = tuple(replace(template_of(r.mask, r.id), spot=spot_of(e)) for r, e in zip(references, examples, strict=True))
+    every = [replace(template_of(r.mask, r.id), spot=spot_of(e)) for r, e in zip(references, examples, strict=True)]
+    templates = with_spots(every)
     habits = learn_habits(examples, params.placement.bandwidth, flip=params.warp.flip)
     return Bank(templates, habits, size_limits(templates, params.warp.scale))
+
+
+def with_spots(templates: Sequence[Template]) -> Sequence[Template]:
+    """Those that know their spot, where at least half of a type's do; else all.
+
+    A place like a known spot is hard to find, and one without a spot is welcome anywhere: the few would be put down instead of
+    the many, and where they make no sense.
+    """
+    known = [one for one in templates if one.spot is not None]
+    return known if known and 2 * len(known) >= len(templates) else templates
 
 
 def _twin(real: RealSide, reference: Reference) -> Picture | None:

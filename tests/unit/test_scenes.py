@@ -1,6 +1,7 @@
 """Scenes on a small prepared set: wanted defects, targets, several on a photo, and crops that are shared."""
 
 import pickle
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import pytest
 import yaml
 
 from pipeline.images import read_mask, write_png
+from pipeline.masks.bank import template_of
 from pipeline.masks.composite import distance_to
 from pipeline.masks.crops import Window, paste_window
 from pipeline.masks.ground import RegionError
 from pipeline.params import ParamsError, SynthesizeParams
 from pipeline.records import Sample, write_manifest
 from pipeline.regions import check_regions
-from pipeline.scenes import Planner, crowding, open_planner, overlap
+from pipeline.scenes import Planner, crowding, open_planner, overlap, with_spots
 from pipeline.selection import read_real
 from pipeline.wanted import deal, read_default, read_targets
 from tests.conftest import ROOT
@@ -158,6 +160,16 @@ def test_the_overlap_of_windows_is_a_share_of_the_smaller():
     assert overlap(Window(0, 0, 10), Window(5, 0, 10)) == 0.5
     assert overlap(Window(0, 0, 20), Window(5, 5, 4)) == 1.0
     assert overlap(Window(0, 0, 4), Window(4, 0, 4)) == 0
+
+
+@pytest.mark.parametrize(("spots", "used"), [("yyn", "ab"), ("yn", "a"), ("ynn", "abc"), ("nn", "ab"), ("yy", "ab")])
+def test_masks_without_a_spot_do_not_crowd_out_those_that_know_theirs(spots: str, used: str):
+    mask = np.ones((4, 6), bool)
+    templates = [
+        replace(template_of(mask, name), spot=np.zeros((2, 128)) if spot == "y" else None)
+        for name, spot in zip("abc", spots, strict=False)
+    ]
+    assert "".join(one.reference for one in with_spots(templates)) == used
 
 
 def test_dealing_mixes_types_keeps_counts_and_follows_the_weights():
