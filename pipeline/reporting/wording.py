@@ -34,7 +34,7 @@ def secondary(name: str) -> str:
     """What a table of differences that no verdict rests on compares; a name of `comparison.SECONDARY`."""
     return {
         "image_auroc": "image AUROC",
-        "found": f"the share of defects found at {MAIN_ALARMS:g} false alarms a photo",
+        "found": f"the share of defects found at {MAIN_ALARMS:.1f} false alarms a photo",
         "escapes": f"the share of bad photos that escape at {MAIN_REJECTED:.0%} of the good ones rejected (a minus is a gain)",
     }[name]
 
