@@ -29,8 +29,8 @@ def centre_boxes(targets: Sequence[Target], side_px: int) -> Tensor:
 def without_repeats(corners: Tensor, scores: Tensor, categories: Tensor, iou: float) -> Tensor:
     """(K,) places of the boxes left by non-maximum suppression within each class, in rising order.
 
-    RT-DETR is published without it: its queries learn to keep apart. Trained for hours on few photos they do not, and a third
-    of the false alarms are second boxes on a defect already found (docs/detectors.md).
+    RT-DETR is published without it: its queries learn to keep apart. After a few thousand steps on few photos they do not, and
+    a quarter to a half of the false alarms are second boxes on a defect already found (docs/detectors.md).
 
     Args:
         corners: (N, 4), best first.

@@ -60,6 +60,11 @@ class MatchRecord:
     box: Matches
     mask: Matches | None
 
+    @property
+    def defective(self) -> Bools:
+        """(N,) whether the image shows a defect."""
+        return self.box.truths.sum(axis=1) > 0
+
 
 def record_name(detector: str, arm: str, fold: int) -> str:
     """File of one model's record, below `MATCHES`."""

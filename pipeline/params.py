@@ -379,6 +379,8 @@ def parse_section(model: type[_S], name: str, value: Any) -> _S:
             if fault["type"] == "extra_forbidden":
                 hint = nearest(str(fault["loc"][-1]), _field_names(model, fault["loc"]))
                 faults.append(f"{where}: unknown parameter{hint}")
+            elif fault["type"] == "missing":
+                faults.append(f"{where}: missing; add it by hand, as the params.yaml of this version has it")
             else:
                 faults.append(f"{where}: {fault['msg']} (got {fault.get('input')!r})")
         raise ParamsError("params.yaml: " + "; ".join(faults)) from error

@@ -283,7 +283,7 @@ def open_bank(real: RealSide, defect: str, params: SynthesizeParams) -> Bank:
     every = [replace(template_of(r.mask, r.id), spot=spot_of(e)) for r, e in zip(references, examples, strict=True)]
     templates = with_spots(every)
     habits = learn_habits(examples, params.placement.bandwidth, flip=params.warp.flip)
-    return Bank(templates, habits, size_limits(templates, params.warp.scale))
+    return Bank(templates, habits, size_limits(every, params.warp.scale))
 
 
 def with_spots(templates: Sequence[Template]) -> Sequence[Template]:

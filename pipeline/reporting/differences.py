@@ -54,7 +54,7 @@ def box_map50(record: MatchRecord, unit: Ints, weights: Floats) -> Floats:
 
 def image_auroc(record: MatchRecord, unit: Ints, weights: Floats) -> Floats:
     """(B,) image AUROC of re-weighted units: whether defective photos are told from good ones."""
-    return reweighted_auroc(record.image_score, record.box.truths.sum(axis=1) > 0, unit, weights)
+    return reweighted_auroc(record.image_score, record.defective, unit, weights)
 
 
 def resampled(measure: Measure, records: Mapping[str, MatchRecord], resamples: int, fold: int) -> dict[str, Floats]:

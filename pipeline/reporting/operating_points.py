@@ -1,7 +1,7 @@
-"""What a detector finds when it may raise so many false alarms: arms are compared as they would be set up, not at one score.
+"""What a detector finds when it may raise so many false alarms: arms are compared as bold as each other, not at one score.
 
 A score of 0.3 means something else in each training, so counts above a fixed score say which arm is bolder, not which is better.
-Here each model gets the lowest score that keeps to the same false alarms on the test photos. No score is kept or used for
+Here each model gets the lowest score that raises no more false alarms than the others may. No score is kept or used for
 anything else: this is a point of a curve, as average precision is the area under one, and no threshold that has seen test parts.
 """
 
@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy import sparse
 
 from pipeline.matches import Bools, Floats, Ints, MatchRecord
-from pipeline.reporting.reweighting import in_blocks
+from pipeline.reporting.reweighting import in_blocks, level_counts
 
 ALARMS = (0.1, 0.25, 0.5, 1.0, 2.0)
 """False alarms a photo, over all photos, good ones included: points of the FROC curve (Bunch et al., Proc. SPIE 0127, 1977)."""
@@ -54,7 +53,7 @@ def reweighted_escapes(record: MatchRecord, unit: Ints, weights: Floats, rejecte
     Returns:
         (B,) shares; NaN for a resample without defective or without good photos.
     """
-    bad, units = record.box.truths.sum(axis=1) > 0, weights.shape[1]
+    bad, units = record.defective, weights.shape[1]
     of_bad, of_good = (np.bincount(unit[own], minlength=units).astype(np.float64) for own in (bad, ~bad))
     caught = _share(record.image_score, unit, bad, weights, of_bad, rejected * of_good)
     return np.where(weights @ of_good > 0, 1.0 - caught, np.nan)
@@ -71,20 +70,16 @@ def _share(score: Floats, owner: Ints, right: Bools, weights: Floats, wanted: Fl
         wanted: (U,) how much each unit has to be found.
         allowed: (U,) how much of what is wrong each unit allows to all.
     """
-    levels, place = np.unique(-score, return_inverse=True)
-
-    def counts(own: Bools) -> sparse.csr_array:
-        return sparse.csr_array((np.ones(int(own.sum())), (place[own], owner[own])), shape=(len(levels), len(wanted)))
-
-    hits, alarms = counts(right), counts(~right)
+    # The surest first.
+    hits, wrong = (level_counts(-score, own, owner, len(wanted)) for own in (right, ~right))
 
     def taken(block: Floats) -> Floats:
         # Weights are no whole numbers: a limit that is reached exactly must not be missed by a last bit.
-        fits = np.cumsum(alarms @ block.T, axis=0) <= (block @ allowed) * (1 + 1e-9)
+        fits = np.cumsum(wrong @ block.T, axis=0) <= (block @ allowed) * (1 + 1e-9)
         return ((hits @ block.T) * fits).sum(axis=0)
 
     total = weights @ wanted
-    found = np.concatenate([taken(block) for block in in_blocks(weights, len(levels))])
+    found = np.concatenate([taken(block) for block in in_blocks(weights, hits.shape[0])])
     return np.where(total > 0, found / np.where(total > 0, total, 1.0), np.nan)
 
 

@@ -121,14 +121,22 @@ def reweighted_auroc(score: Floats, defective: Bools, unit: Ints, weights: Float
     Returns:
         (B,) area under the ROC curve; NaN for a resample without defective or without good images.
     """
-    levels, place = np.unique(score, return_inverse=True)
-
-    def counts(own: Bools) -> sparse.csr_array:
-        return sparse.csr_array((np.ones(int(own.sum())), (place[own], unit[own])), shape=(len(levels), weights.shape[1]))
-
-    bad, good = counts(defective), counts(~defective)
-    blocks = in_blocks(weights, len(levels))
+    bad, good = (level_counts(score, own, unit, weights.shape[1]) for own in (defective, ~defective))
+    blocks = in_blocks(weights, bad.shape[0])
     return np.concatenate([_share_above((bad @ block.T).T, (good @ block.T).T) for block in blocks])
+
+
+def level_counts(score: Floats, own: Bools, unit: Ints, units: int) -> sparse.csr_array:
+    """(V, U) how many of the things that are `own` have each of the V rising levels of all D scores, by unit.
+
+    Args:
+        score: (D,) of each thing.
+        own: (D,) which of them are counted.
+        unit: (D,) unit of each.
+        units: Their number U.
+    """
+    levels, place = np.unique(score, return_inverse=True)
+    return sparse.csr_array((np.ones(int(own.sum())), (place[own], unit[own])), shape=(len(levels), units))
 
 
 def _share_above(bad: Floats, good: Floats) -> Floats:

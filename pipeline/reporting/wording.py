@@ -30,12 +30,20 @@ class Statement:
     sure: str
 
 
+READ_OFF = (
+    "The scores are read off these test photos, which is fair between arms; a score set beforehand will do somewhat worse. "
+    "The answer above does not rest on it."
+)
+"""Said below every table of `operating_points`."""
+
+
 def secondary(name: str) -> str:
     """What a table of differences that no verdict rests on compares; a name of `comparison.SECONDARY`."""
     return {
         "image_auroc": "image AUROC",
-        "found": f"the share of defects found at {MAIN_ALARMS:.1f} false alarms a photo",
-        "escapes": f"the share of bad photos that escape at {MAIN_REJECTED:.0%} of the good ones rejected (a minus is a gain)",
+        "found": f"the share of defects found at {MAIN_ALARMS:g} false alarm a photo at most",
+        "escapes": "the share of bad photos that escape (a minus is a gain), where of the good ones at most "
+        f"{100 * MAIN_REJECTED:g} % are rejected",
     }[name]
 
 
@@ -71,7 +79,7 @@ def tested(data: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     return (
         f"{detectors} learned from at most {data['k']} real parts of each defect type, with and without synthetic defects, "
         f"and then had to find {defects} real defects on {photos - good} photos, among {good} photos of {good_parts} good parts. "
-        "No detector, generator or threshold had seen any of these parts."
+        "No detector, generator or threshold behind this answer had seen any of these parts."
     )
 
 

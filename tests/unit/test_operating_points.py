@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from pipeline.matches import Matches, MatchRecord
-from pipeline.reporting.operating_points import points_of, reweighted_escapes, reweighted_found
+from pipeline.reporting.operating_points import (
+    ALARMS,
+    REJECTED,
+    escapes_at_main,
+    found_at_main,
+    points_of,
+    reweighted_escapes,
+    reweighted_found,
+)
 
 # Photo 0 has one defect, photo 1 two, photos 2 and 3 are good. From the surest detection down: right, wrong, right, wrong, right.
 IMAGE = np.array([0, 1, 1, 2, 3])
@@ -76,6 +84,24 @@ def test_integer_weights_are_as_if_each_photo_were_there_so_often(seed: int):
     for measure, allowed in ((reweighted_found, 0.5), (reweighted_escapes, 0.3)):
         weighted = measure(once, np.arange(photos), weights[None].astype(float), allowed)
         np.testing.assert_allclose(weighted, measure(repeated, many, np.ones((1, len(many))), allowed))
+
+
+def test_the_last_rejection_allowed_is_not_lost_to_rounding():
+    # Ten good photos, and a bad one below the surest of them: a tenth allows one rejection, though ten times 0.1 add up to less.
+    truths = np.array([1] + [0] * 10)
+    nothing = np.zeros(0, int)
+    box = Matches(nothing, nothing, np.zeros(0), np.zeros((0, 10), bool), truths[:, None])
+    score = np.array([0.5, 0.9, *np.linspace(0.1, 0.4, 9)])
+    names = np.array([f"{place}" for place in range(11)])
+    one = MatchRecord(("hole",), np.linspace(0.5, 0.95, 10), np.arange(11), names, score, box, None)
+    assert (np.ones((1, 10)) @ np.full(10, 0.1))[0] < 1
+    assert reweighted_escapes(one, np.arange(11), np.ones((1, 11)), 0.1)[0] == 0.0
+
+
+def test_points_that_arms_are_compared_at():
+    one = record()
+    assert found_at_main(one, EACH, np.ones((1, 4)))[0] == points_of(one)["found"][ALARMS.index(1.0)]
+    assert escapes_at_main(one, EACH, np.ones((1, 4)))[0] == points_of(one)["escapes"][REJECTED.index(0.05)]
 
 
 def test_points_of_a_model():

@@ -58,7 +58,7 @@ def test_unknown_parameter_names_the_nearest():
 
 def test_missing_and_impossible_values_are_all_named(tmp_path: Path):
     (tmp_path / "params.yaml").write_text("label: {close_px: -1}\n")
-    with pytest.raises(ParamsError, match=r"label.close_px: .* \(got -1\); label.min_area_px: Field required"):
+    with pytest.raises(ParamsError, match=r"label.close_px: .* \(got -1\); label.min_area_px: missing; add it"):
         load_section("label", LabelParams, tmp_path / "params.yaml")
     with pytest.raises(ParamsError, match=r"no section 'lable'; nearest valid name: 'label'"):
         load_section("lable", LabelParams, tmp_path / "params.yaml")

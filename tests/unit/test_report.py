@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -77,6 +78,26 @@ def test_image_auroc_is_compared_too():
     assert gaps["defectfill"]["real"]["mean"] == 0.5
     assert set(gaps["defectfill"]) == {"real"}
     assert found["detectors"]["rtdetr"]["differences"]["defectfill"]["real"]["mean"] == 0.0
+
+
+def test_arms_are_compared_at_equal_false_alarms():
+    # The last two of four photos are good; `real` finds one of four defects and `defectfill` two, neither with a false alarm.
+    truths = np.array([[2, 0], [2, 0], [0, 0], [0, 0]])
+
+    def scored(one: MatchRecord, scores: list[float]) -> MatchRecord:
+        return replace(one, image_score=np.array(scores), box=replace(one.box, truths=truths))
+
+    scores = {"real": [0.9, 0.1, 0.8, 0.2], "defectfill": [0.9, 0.7, 0.8, 0.2]}
+    arms = {"real": [1, 1], "defectfill": [2, 2]}
+    records = {key: scored(one, scores[key[1]]) for key, one in records_of(arms).items()}
+    result = comparison.compare(rows_of({arm: [0.25] * 2 for arm in arms}), records, plan("defectfill"))["detectors"]["rtdetr"]
+    points = result["operating_points"]
+    assert (points["alarms"], points["rejected"]) == ((0.1, 0.25, 0.5, 1.0, 2.0), (0.01, 0.05, 0.1))
+    assert points["arms"]["real"] == {"found": [0.25] * 5, "escapes": [0.5] * 3}
+    assert points["arms"]["defectfill"] == {"found": [0.5] * 5, "escapes": [0.5] * 3}
+    gaps = {name: rows["defectfill"]["real"]["mean"] for name, rows in result["secondary_differences"].items()}
+    # Of the four pairs of a bad and a good photo `real` has two right, `defectfill` three.
+    assert gaps == {"image_auroc": 0.25, "found": 0.25, "escapes": 0.0}
 
 
 def test_without_good_photos_only_what_is_found_is_compared():
@@ -335,6 +356,15 @@ def test_a_study_is_told_in_words_with_its_intervals_and_what_it_could_not_see(s
     assert nothing.text in texts["html"]
 
 
+def test_a_study_shows_what_escapes(study: Path):
+    texts = run_report(study)
+    arms = json.loads(texts["json"])["detectors"]["rtdetr"]["operating_points"]["arms"]
+    shares = arms["defectfill"]["escapes"]
+    assert all(0 <= after <= before <= 1 for before, after in pairwise(shares))
+    assert "| defectfill | " + " | ".join(f"{share:.3f}" for share in shares) + " |" in texts["md"]
+    assert "<td>defectfill</td>" + "".join(f"<td>{100 * share:.1f}</td>" for share in shares) in texts["html"]
+
+
 def test_a_quick_look_names_scores_and_promises_nothing(project: Path):
     found = json.loads(run_report(project)["json"])
     assert wording.headline(found) == "Quick look: no verdict yet"
@@ -408,8 +438,12 @@ def test_report_holds_the_numbers_in_all_three_forms(project: Path):
     assert "| defectfill | 0.500 | 0.250 | 0.750 | 0.875 | 0.500 |" in texts["md"]
     assert "| defectfill | +0.248 (one fold: no interval) | – | – |" in texts["md"]
     assert "<td>defectfill</td><td>50.0</td><td>25.0</td><td>75.0</td><td>87.5</td><td>50.0</td>" in texts["html"]
+    # Two of four defects are found, and there is no false alarm; without good photos nothing is said of escapes.
+    assert "| defectfill | 0.500 | 0.500 | 0.500 | 0.500 | 0.500 |" in texts["md"]
+    assert "<td>defectfill</td>" + "<td>50.0</td>" * 5 in texts["html"]
     for text in texts.values():
         assert "quick look: no verdict" in text.lower()
+    assert "escape" not in texts["md"] + texts["html"]
 
 
 def test_html_is_self_contained_well_formed_and_escaped(project: Path):

@@ -1,6 +1,7 @@
 """Scenes on a small prepared set: wanted defects, targets, several on a photo, and crops that are shared."""
 
 import pickle
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline.masks.composite import distance_to
 from pipeline.masks.crops import Window, paste_window
 from pipeline.masks.ground import RegionError
 from pipeline.params import ParamsError, SynthesizeParams
-from pipeline.records import Sample, write_manifest
+from pipeline.records import Sample, read_manifest, write_manifest
 from pipeline.regions import check_regions
 from pipeline.scenes import Planner, crowding, open_planner, overlap, with_spots
 from pipeline.selection import read_real
@@ -170,6 +171,18 @@ def test_masks_without_a_spot_do_not_crowd_out_those_that_know_theirs(spots: str
         for name, spot in zip("abc", spots, strict=False)
     ]
     assert "".join(one.reference for one in with_spots(templates)) == used
+
+
+def test_a_type_uses_the_masks_whose_spot_its_twins_show(train: Path):
+    rows = read_manifest(train, 0)
+    # Of the holes three have a photo of their part without the defect; of the dents one.
+    for n, hole in enumerate(["hole-0", "hole-1", "hole-2", "dent-0"]):
+        shutil.copy(train / "images" / f"{hole}.png", train / "images" / f"twin-{n}.png")
+        rows.append(Sample(f"twin-{n}", f"images/twin-{n}.png", None, None, hole.replace("-", ""), "train"))
+    write_manifest(train, rows)
+    banks = planner(train, {"dent": {"any": 1}, "hole": {"any": 1}}).banks
+    used = {kind: [one.reference.split("#")[0] for one in bank.templates] for kind, bank in banks.items()}
+    assert used == {"hole": ["hole-0", "hole-1", "hole-2"], "dent": [f"dent-{n}" for n in range(4)]}
 
 
 def test_dealing_mixes_types_keeps_counts_and_follows_the_weights():
