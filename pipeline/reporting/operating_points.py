@@ -70,8 +70,8 @@ def _share(score: Floats, owner: Ints, right: Bools, weights: Floats, wanted: Fl
         wanted: (U,) how much each unit has to be found.
         allowed: (U,) how much of what is wrong each unit allows to all.
     """
-    # The surest first.
-    hits, wrong = (level_counts(-score, own, owner, len(wanted)) for own in (right, ~right))
+    levels, place = np.unique(-score, return_inverse=True)
+    hits, wrong = (level_counts(place, own, owner, (len(levels), len(wanted))) for own in (right, ~right))
 
     def taken(block: Floats) -> Floats:
         # Weights are no whole numbers: a limit that is reached exactly must not be missed by a last bit.
@@ -79,7 +79,7 @@ def _share(score: Floats, owner: Ints, right: Bools, weights: Floats, wanted: Fl
         return ((hits @ block.T) * fits).sum(axis=0)
 
     total = weights @ wanted
-    found = np.concatenate([taken(block) for block in in_blocks(weights, hits.shape[0])])
+    found = np.concatenate([taken(block) for block in in_blocks(weights, len(levels))])
     return np.where(total > 0, found / np.where(total > 0, total, 1.0), np.nan)
 
 

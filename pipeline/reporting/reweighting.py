@@ -121,22 +121,22 @@ def reweighted_auroc(score: Floats, defective: Bools, unit: Ints, weights: Float
     Returns:
         (B,) area under the ROC curve; NaN for a resample without defective or without good images.
     """
-    bad, good = (level_counts(score, own, unit, weights.shape[1]) for own in (defective, ~defective))
-    blocks = in_blocks(weights, bad.shape[0])
+    levels, place = np.unique(score, return_inverse=True)
+    bad, good = (level_counts(place, own, unit, (len(levels), weights.shape[1])) for own in (defective, ~defective))
+    blocks = in_blocks(weights, len(levels))
     return np.concatenate([_share_above((bad @ block.T).T, (good @ block.T).T) for block in blocks])
 
 
-def level_counts(score: Floats, own: Bools, unit: Ints, units: int) -> sparse.csr_array:
-    """(V, U) how many of the things that are `own` have each of the V rising levels of all D scores, by unit.
+def level_counts(place: Ints, own: Bools, unit: Ints, shape: tuple[int, int]) -> sparse.csr_array:
+    """(V, U) how many of the things that are `own` have each level, by unit.
 
     Args:
-        score: (D,) of each thing.
+        place: (D,) level of each thing, from 0.
         own: (D,) which of them are counted.
-        unit: (D,) unit of each.
-        units: Their number U.
+        unit: (D,) unit of each, from 0.
+        shape: Levels V and units U.
     """
-    levels, place = np.unique(score, return_inverse=True)
-    return sparse.csr_array((np.ones(int(own.sum())), (place[own], unit[own])), shape=(len(levels), units))
+    return sparse.csr_array((np.ones(int(own.sum())), (place[own], unit[own])), shape=shape)
 
 
 def _share_above(bad: Floats, good: Floats) -> Floats:
