@@ -36,6 +36,8 @@ MEANT = {
 """Studies the bars are about, and their detector."""
 GAINS = {"real": 0.10, "classical": 0.03}
 """What the best learned arm has to gain, in mAP50, over the baselines."""
+NOTE = "note.txt"
+"""In a copy that was brought forward by hand: which of its stages ran at other commits than the one it stands at."""
 FAST = {"synthesize.defectfill.autocast": "bf16"}
 TRAINED_ON = {"cpu": {"train.autocast": "bf16"}, "cuda": {"train.device": "cuda", "train.autocast": "none"}}
 """Settings by the device the detectors are trained on: bf16 is faster on a CPU that multiplies it, and was not tried on a GPU."""
@@ -130,7 +132,9 @@ def result(name: str) -> dict[str, Any] | None:
         return None
     comparison = json.loads(report.read_text(encoding="utf-8"))
     study, params = STUDIES[name], yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    about = {"commit": commit_of(folder), "settings": dict(study.settings), "wanted": study.wanted}
+    about: dict[str, Any] = {"commit": commit_of(folder), "settings": dict(study.settings), "wanted": study.wanted}
+    if (folder / NOTE).exists():
+        about["note"] = (folder / NOTE).read_text(encoding="utf-8").strip()
     return {**about, "trained_on": params["train"]["device"], "comparison": comparison}
 
 
