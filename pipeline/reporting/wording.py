@@ -31,10 +31,10 @@ class Statement:
 
 
 READ_OFF = (
-    "The scores are read off these test photos, which is fair between arms; a score set beforehand will do somewhat worse. "
+    "The scores are read off these test photos, which is fair between arms; a score set beforehand need not do as well. "
     "The answer above does not rest on it."
 )
-"""Said below every table of `operating_points`."""
+"""Said at every table of `operating_points`."""
 
 
 def secondary(name: str) -> str:
