@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +23,7 @@ from pipeline.photo_cache import kept
 from pipeline.records import Sample, fold_name
 from pipeline.references import Reference, sample_of
 from pipeline.regions import check_regions, region_of
+from pipeline.registration import align, to_grey
 from pipeline.seeds import derive_seed
 from pipeline.selection import RealSide
 from pipeline.shards import PartRecord, RequestRecord
@@ -297,18 +297,21 @@ def with_spots(templates: Sequence[Template]) -> Sequence[Template]:
 
 
 def _twin(real: RealSide, reference: Reference) -> Picture | None:
-    """A good photo of the same piece that fits the reference's pixel by pixel (an aligned template), if there is one."""
+    """A good photo of the same piece that, moved by some pixels, fits the reference's (its template), if there is one."""
     part = real.samples[sample_of(reference.id)].part_id
     for sample in real.good:
         if sample.part_id == part:
             photo = read_rgb(real.train / sample.image)
-            if photo.shape == reference.image.shape and _alike(photo, reference.image) >= TWIN_CORRELATION:
-                return photo
+            if photo.shape != reference.image.shape:
+                continue
+            moved = align(photo, reference.image)
+            if _alike(moved, reference.image) >= TWIN_CORRELATION:
+                return moved
     return None
 
 
 def _alike(first: Picture, second: Picture) -> float:
     """Correlation of the grey levels of two photos of one size; 0 for one without any contrast."""
-    grey = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY).astype(np.float64).ravel() for one in (first, second)]
+    grey = [to_grey(one).astype(np.float64).ravel() for one in (first, second)]
     apart = [one - one.mean() for one in grey]
     return float(apart[0] @ apart[1] / max(1e-9, float(np.linalg.norm(apart[0]) * np.linalg.norm(apart[1]))))

@@ -17,6 +17,7 @@ from pipeline.layouts.decoding import decode
 from pipeline.layouts.raw import Fault, LayoutError, RawDefect, RawPhoto, RawSet, unique_ids
 from pipeline.params import PrepareParams
 from pipeline.records import Box
+from pipeline.registration import align, to_grey
 
 TYPES = {1: "open", 2: "short", 3: "mousebite", 4: "spur", 5: "copper", 6: "pinhole"}
 DIFFERENCE = 64
@@ -26,7 +27,8 @@ OPENING = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
 MIN_BLOB_SHARE = 0.15
 """Of the largest blob in the box; smaller ones are jitter where a copper edge crosses the box."""
 NOTE = (
-    "deep_pcb has boxes only: pixel masks are the template difference (above 64 grey levels, 3 px opening, no specks) "
+    "deep_pcb has boxes only: pixel masks are the difference to the template, moved onto the board where it lies beside it "
+    "(above 64 grey levels, 3 px opening, no specks), "
     "inside each box; a box without any difference stops the run or is dropped, it is never filled. "
     "Boxes in the manifest are the annotators'."
 )
@@ -94,35 +96,37 @@ def parse_boxes(text: str) -> dict[str, tuple[Box, ...]]:
     return boxes
 
 
-def _grey(picture: Picture) -> Picture:
-    return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
-
-
 @lru_cache(maxsize=2)
-def _changed(board: bytes, shape: tuple[int, ...], template: Path) -> Mask:
+def _changed(board: bytes, shape: tuple[int, ...], template: Path) -> tuple[Mask, Mask]:
+    """What differs without jitter, and whatever differs."""
     # Some scans are stored as RGB and their partner as grey, so both are compared in grey.
-    clean, picture = _grey(decode(template).picture), _grey(np.frombuffer(board, np.uint8).reshape(shape))
+    clean, picture = to_grey(decode(template).picture), to_grey(np.frombuffer(board, np.uint8).reshape(shape))
     if clean.shape != picture.shape:
         (h, w), (height, width) = picture.shape, clean.shape
         raise ValueError(f"board is {w} x {h}, its template {width} x {height}; expected equal sizes")
+    clean = align(clean, picture)
     different = (np.asarray(cv2.absdiff(clean, picture)) > DIFFERENCE).astype(np.uint8)
-    return np.asarray(cv2.morphologyEx(different, cv2.MORPH_OPEN, OPENING)) > 0
+    return np.asarray(cv2.morphologyEx(different, cv2.MORPH_OPEN, OPENING)) > 0, different > 0
 
 
 def difference_mask(picture: Picture, template: Path, boxes: tuple[Box, ...]) -> Mask:
-    """(H, W) mask of what differs from the template inside the boxes.
+    """(H, W) mask of what differs from the template inside the boxes; jitter counts only where a box has nothing else.
 
     Raises:
         ValueError: If sizes differ, a box leaves the picture, or nothing differs inside a box.
     """
-    changed = _changed(picture.tobytes(), picture.shape, template)
-    mask = np.zeros(changed.shape, np.bool_)
+    clear, different = _changed(picture.tobytes(), picture.shape, template)
+    mask: Mask = np.zeros_like(clear)
+    height, width = mask.shape
     for x0, y0, x1, y1 in ((int(a), int(b), int(c), int(d)) for a, b, c, d in boxes):
-        if x1 > changed.shape[1] or y1 > changed.shape[0]:
-            raise ValueError(f"box {x0} {y0} {x1} {y1} leaves the picture of {changed.shape[1]} x {changed.shape[0]}")
-        if not changed[y0:y1, x0:x1].any():
+        if x1 > width or y1 > height:
+            raise ValueError(f"box {x0} {y0} {x1} {y1} leaves the picture of {width} x {height}")
+        box = slice(y0, y1), slice(x0, x1)
+        # A short over a gap of two pixels is as thin as jitter.
+        inside = clear[box] if clear[box].any() else different[box]
+        if not inside.any():
             raise ValueError(f"board equals its template inside box {x0} {y0} {x1} {y1}: no defect pixel to be found")
-        mask[y0:y1, x0:x1] |= _main_blobs(changed[y0:y1, x0:x1])
+        mask[box] |= _main_blobs(inside)
     return mask
 
 

@@ -47,7 +47,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.wanted": (*FOUNDATION, "pipeline.masks"),
     "pipeline.regions": (*FOUNDATION, "pipeline.masks"),
     "pipeline.procedural": FOUNDATION,
-    "pipeline.layouts": (*FOUNDATION, "pipeline.procedural"),
+    "pipeline.registration": FOUNDATION,
+    "pipeline.layouts": (*FOUNDATION, "pipeline.procedural", "pipeline.registration"),
     "pipeline.near_duplicates": (*FOUNDATION, "pipeline.layouts"),
     "pipeline.leak_guard": (*FOUNDATION, "pipeline.near_duplicates", "pipeline.layouts"),
     "pipeline.splits": (*FOUNDATION, "pipeline.layouts"),
@@ -68,6 +69,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline.photo_cache",
         "pipeline.references",
         "pipeline.regions",
+        "pipeline.registration",
         "pipeline.selection",
         "pipeline.shards",
         "pipeline.wanted",
@@ -134,9 +136,10 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 
 # Numerics without networks: these run in milliseconds and must import so.
 WITHOUT_TORCH = (
-    "pipeline.fan_out", "pipeline.folds", "pipeline.photo_cache", "pipeline.regions", "pipeline.val_matches", "pipeline.wanted",
-    "pipeline.__main__", "pipeline.records", "pipeline.images", "pipeline.seeds", "pipeline.params", "pipeline.runlog",
-    "pipeline.weight_cards", "pipeline.configure", "pipeline.labels", "pipeline.masks", "pipeline.layouts",
+    "pipeline.fan_out", "pipeline.folds", "pipeline.photo_cache", "pipeline.regions", "pipeline.registration",
+    "pipeline.val_matches", "pipeline.wanted", "pipeline.__main__", "pipeline.records",
+    "pipeline.images", "pipeline.seeds", "pipeline.params", "pipeline.runlog", "pipeline.weight_cards", "pipeline.configure",
+    "pipeline.labels", "pipeline.masks", "pipeline.layouts",
     "pipeline.splits", "pipeline.procedural", "pipeline.near_duplicates", "pipeline.leak_guard", "pipeline.validation",
     "pipeline.matches",
     "pipeline.reporting", "pipeline.shards", "pipeline.targets", "pipeline.stages.prepare", "pipeline.stages.label",

@@ -1,8 +1,10 @@
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 
+from pipeline.images import Mask, Picture
 from pipeline.layouts.decoding import decode
 from pipeline.layouts.deep_pcb import difference_mask, parse_boxes, read
 from tests.unit.prepare_toys import params, real, save
@@ -46,6 +48,32 @@ def test_the_mask_is_the_template_difference_inside_the_box(tmp_path: Path):
     assert (ys.min(), ys.max(), xs.min(), xs.max(), mask.sum()) == (25, 30, 24, 29, 32)
 
 
+def test_a_template_that_lies_beside_its_board_is_moved_first():
+    clean = np.zeros((64, 64), np.uint8)
+    clean[:, 32:] = 255
+    clean[40:, 40:] = 0
+    board = np.roll(clean, -5, axis=1)
+    board[:, -5:] = clean[:, -1:]
+    board[25:31, 20:26] = 255
+    moved = _against(board, clean, (10, 20, 40, 40))
+    ys, xs = np.nonzero(moved)
+    # Without the move the strip between the two edges, columns 27 to 31, would be part of it.
+    assert (ys.min(), ys.max(), xs.min(), xs.max(), moved.sum()) == (25, 30, 20, 25, 32)
+
+
+def test_a_defect_as_thin_as_jitter_is_one_where_its_box_has_nothing_else():
+    clean = np.zeros((64, 64), np.uint8)
+    board = clean.copy()
+    board[30:32, 30:32] = 255
+    assert np.argwhere(_against(board, clean, (20, 20, 40, 40))).tolist() == [[30, 30], [30, 31], [31, 30], [31, 31]]
+
+
+def _against(board: Picture, template: Picture, box: tuple[int, int, int, int]) -> Mask:
+    with TemporaryDirectory() as folder:
+        save(Path(folder) / "temp.png", template)
+        return difference_mask(board, Path(folder) / "temp.png", (box,))
+
+
 @pytest.mark.parametrize(("box", "reason"), [((2, 2, 8, 8), "equals its template"), ((50, 50, 70, 60), "leaves the picture")])
 def test_boxes_without_a_difference_are_faults(tmp_path: Path, box: tuple[int, ...], reason: str):
     good, board = read(board_set(tmp_path), params()).photos
@@ -69,6 +97,16 @@ def test_the_real_set():
     assert len({photo.part_id for photo in raw.photos}) == 557
     assert sum(len(defect.boxes or ()) for photo in raw.photos for defect in photo.defects) == 3753
     assert raw.box_truth == "annotation"
+
+
+@pytest.mark.parametrize("part", ["13000010", "13000012", "13000014"])
+def test_masks_of_real_boards_whose_template_lies_beside_them_stay_clear_of_their_boxes_edges(part: str):
+    board = next(photo for photo in read(real("deep-pcb"), params()).photos if photo.defects and photo.part_id == part)
+    picture = decode(board.picture).picture
+    for defect in board.defects:
+        for x0, y0, x1, y1 in defect.boxes:
+            # Annotators leave a margin; edges of moved tracks run through the whole box.
+            assert not defect.mask(picture)[int(y0) : int(y1), int(x0) : int(x1)][[0, -1]].any()
 
 
 @pytest.mark.slow
