@@ -22,11 +22,26 @@ def test_results_of_before_are_kept_and_what_was_not_run_is_no_result(tmp_path: 
 
 
 def test_a_gain_of_ten_points_over_real_holds_where_its_interval_does_and_a_study_not_run_holds_nothing():
-    found = {name: study(0.12, -0.01) if name == "magnetic_tile" else None for name in proof.MEANT}
+    found = {name: study(0.12, -0.01) if name == "magnetic_tile-steps2400" else None for name in proof.MEANT}
     rows = {row["name"]: row for row in proof.bars(found)}
     assert len(rows) == 16
-    gain = "magnetic_tile, rtdetr: box mAP50 of the best learned arm (defectfill) minus real"
+    gain = "magnetic_tile-steps2400, rtdetr: box mAP50 of the best learned arm (defectfill) minus real"
     assert rows[gain]["value"] == 0.12 and rows[gain]["holds"]
     assert not rows[f"{gain}, lower end of the 95 % interval"]["holds"]
-    missing = [row for name, row in rows.items() if not name.startswith("magnetic_tile,")]
+    missing = [row for name, row in rows.items() if not name.startswith("magnetic_tile-steps2400,")]
     assert all(row["value"] is None and not row["holds"] for row in missing)
+
+
+def test_what_was_done_by_hand_in_a_copy_is_said_beside_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(proof, "WORK", tmp_path)
+    monkeypatch.setattr(proof, "commit_of", lambda folder: "abc")
+    copy = tmp_path / "deep_pcb"
+    (copy / "reports/eval").mkdir(parents=True)
+    (copy / "reports/eval/metrics.json").write_text("{}")
+    (copy / "reports/comparison.json").write_text("{}")
+    (copy / "params.yaml").write_text("train: {device: cpu}")
+    plain = proof.result("deep_pcb")
+    assert plain is not None and "note" not in plain
+    (copy / proof.NOTE).write_text("labels are of commit abc\n")
+    told = proof.result("deep_pcb")
+    assert told is not None and told["note"] == "labels are of commit abc"
