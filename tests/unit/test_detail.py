@@ -125,6 +125,12 @@ def asked(side: int, affine: np.ndarray | None) -> tuple[Request, Reference]:
     return Request("r", clean, (Part("hole", mask, "hole-0", affine),)), Reference("hole-0", "hole", photo, mask)
 
 
+@pytest.fixture
+def any_change_counts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(DefectFillSampler, "_change_without_concept", lambda *_: (5.0, 3.0))  # the toy learned nothing
+
+
+@pytest.mark.usefixtures("any_change_counts")
 def test_a_crop_that_is_shrunk_gets_the_detail_and_stays_clean_outside(concept):
     request, reference = asked(2 * SIDE, SAME_PLACE)
     plain, fine = painted(concept, request, (), detail=None), painted(concept, request, (reference,), detail=DETAIL)
@@ -135,25 +141,27 @@ def test_a_crop_that_is_shrunk_gets_the_detail_and_stays_clean_outside(concept):
     assert fine.detailed and not plain.detailed
 
 
-def test_a_crop_that_is_not_shrunk_is_painted_as_strong_as_the_reference_and_stays_clean_outside(
-    concept, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(DefectFillSampler, "_change_without_concept", lambda *_: (5.0, 3.0))  # the toy learned nothing
-    request, _ = asked(SIDE, SAME_PLACE)
+@pytest.mark.usefixtures("any_change_counts")
+@pytest.mark.parametrize(("side", "detail"), [(SIDE, None), (2 * SIDE, DETAIL)], ids=["as painted", "with detail"])
+def test_a_defect_is_as_strong_as_the_reference_and_the_crop_stays_clean_outside(concept, side, detail):
+    request, _ = asked(side, SAME_PLACE)
     bright = request.clean.copy()
     bright[request.mask] = 250  # this toy paints brighter than what was there
     reference = Reference("hole-0", "hole", bright, request.mask)
-    plain, strong = painted(concept, request, ()), painted(concept, request, (reference,), contrast_gain=4.0)
+    plain = painted(concept, request, (reference,), detail=detail)
+    strong = painted(concept, request, (reference,), detail=detail, contrast_gain=4.0)
     outside = feathered(request.mask, 2) == 0
     assert (strong.image[outside] == request.clean[outside]).all()
     level, before, after = (float(one[request.mask].mean()) for one in (reference.image, plain.image, strong.image))
-    assert abs(after - level) < abs(before - level) - 1 and not strong.detailed
+    assert abs(after - level) < abs(before - level) - 1 and strong.detailed == (detail is not None)
 
 
-def test_what_hardly_changed_is_left_for_the_guards(concept, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("side", [SIDE, 2 * SIDE])
+def test_what_hardly_changed_is_left_for_the_guards(concept, monkeypatch: pytest.MonkeyPatch, side: int):
     monkeypatch.setattr(DefectFillSampler, "_change_without_concept", lambda *_: (256.0, 256.0))  # nothing changes that much
-    request, reference = asked(SIDE, SAME_PLACE)
-    plain, same = painted(concept, request, ()), painted(concept, request, (reference,), contrast_gain=4.0)
+    request, reference = asked(side, SAME_PLACE)
+    plain = painted(concept, request, (), detail=None)
+    same = painted(concept, request, (reference,), detail=DETAIL, contrast_gain=4.0)
     assert (plain.image == same.image).all()
 
 
@@ -167,6 +175,7 @@ def test_others_are_painted_as_before(concept, side, affine):
     assert same.detailed == (affine is None)
 
 
+@pytest.mark.usefixtures("any_change_counts")
 def test_a_reference_nobody_handed_over_is_named(concept):
     request, _ = asked(2 * SIDE, SAME_PLACE)
     with pytest.raises(

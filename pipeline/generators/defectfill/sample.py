@@ -6,7 +6,7 @@ Every departure from diffusers' `StableDiffusionInpaintPipeline` is an option; d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,11 @@ class DefectFillSampler:
         wanted, shrink = self._params.detail, len(request.clean) / self._side
         if wanted is not None and shrink < wanted.from_shrink:
             wanted = None
+        with_pixels = self._asked_of_references(change, request)
+        if self._params.contrast_gain > 1:
+            change = self._as_strong(change, request.clean, with_pixels)
         if wanted is not None:
-            change = self._with_details(change, request, wanted.coarse_px * shrink, wanted.light)
-        elif self._params.contrast_gain > 1:
-            change = self._as_strong(change, request)
+            change = self._with_details(change, request.clean, with_pixels, wanted.coarse_px * shrink, wanted.light)
         if self._params.keep_grey and (request.clean == request.clean[..., :1]).all():
             # A grey photo stays grey: colour noise of the decoder would give synthetic crops away.
             change = np.repeat(change.mean(axis=2, keepdims=True), 3, axis=2)
@@ -113,24 +114,31 @@ class DefectFillSampler:
         changed = changed_region(image, request.clean, request.mask, *self._thresholds)
         return Synthetic(image, changed, painted.early, detailed=wanted is not None)
 
-    def _with_details(self, change: NDArray[np.float32], request: Request, coarse_px: float, light: float) -> NDArray[np.float32]:
-        """The change with the references' detail; a mask that was bent or drawn has none."""
-        for part in request.parts:
-            if part.affine is not None:
-                near = feathered(part.mask, self._job.feather_px) > 0
-                fine = with_detail(change, request.clean, part, self._photo_of(part), coarse_px, light)
-                change = np.where(near[..., None], fine, change)
+    def _asked_of_references(self, change: NDArray[np.float32], request: Request) -> list[Part]:
+        """The parts whose reference says more: a mask that was bent or drawn has none, and what failed is left for the guards."""
+        size = change_size(change, np.zeros_like(change))
+        return [
+            part
+            for part in request.parts
+            if part.affine is not None and float(np.quantile(size[part.mask], 1 - LEAST_SURE)) >= self._thresholds[0]
+        ]
+
+    def _with_details(
+        self, change: NDArray[np.float32], clean: Picture, parts: Sequence[Part], coarse_px: float, light: float
+    ) -> NDArray[np.float32]:
+        """The change with the references' detail."""
+        for part in parts:
+            near = feathered(part.mask, self._job.feather_px) > 0
+            fine = with_detail(change, clean, part, self._photo_of(part), coarse_px, light)
+            change = np.where(near[..., None], fine, change)
         return change
 
-    def _as_strong(self, change: NDArray[np.float32], request: Request) -> NDArray[np.float32]:
-        """The change with parts that came out paler than their references made stronger; what failed is left for the guards."""
-        size = change_size(change, np.zeros_like(change))
-        gains = np.ones(request.mask.shape, np.float32)
-        for part in request.parts:
-            if part.affine is None or float(np.quantile(size[part.mask], 1 - LEAST_SURE)) < self._thresholds[0]:
-                continue
+    def _as_strong(self, change: NDArray[np.float32], clean: Picture, parts: Sequence[Part]) -> NDArray[np.float32]:
+        """The change with parts that came out paler than their references made stronger."""
+        gains = np.ones(change.shape[:2], np.float32)
+        for part in parts:
             near = feathered(part.mask, self._job.feather_px) > 0
-            gains[near] = contrast_gain(change, request.clean, part, self._photo_of(part), self._params.contrast_gain)
+            gains[near] = contrast_gain(change, clean, part, self._photo_of(part), self._params.contrast_gain)
         return change * gains[..., None]
 
     def _photo_of(self, part: Part) -> Picture:
