@@ -1,5 +1,4 @@
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -48,30 +47,29 @@ def test_the_mask_is_the_template_difference_inside_the_box(tmp_path: Path):
     assert (ys.min(), ys.max(), xs.min(), xs.max(), mask.sum()) == (25, 30, 24, 29, 32)
 
 
-def test_a_template_that_lies_beside_its_board_is_moved_first():
+def test_a_template_that_lies_beside_its_board_is_moved_first(tmp_path: Path):
     clean = np.zeros((64, 64), np.uint8)
     clean[:, 32:] = 255
     clean[40:, 40:] = 0
     board = np.roll(clean, -5, axis=1)
     board[:, -5:] = clean[:, -1:]
     board[25:31, 20:26] = 255
-    moved = _against(board, clean, (10, 20, 40, 40))
+    moved = _against(tmp_path, board, clean, (10, 20, 40, 40))
     ys, xs = np.nonzero(moved)
     # Without the move the strip between the two edges, columns 27 to 31, would be part of it.
     assert (ys.min(), ys.max(), xs.min(), xs.max(), moved.sum()) == (25, 30, 20, 25, 32)
 
 
-def test_a_defect_as_thin_as_jitter_is_one_where_its_box_has_nothing_else():
+def test_a_defect_as_thin_as_jitter_is_one_where_its_box_has_nothing_else(tmp_path: Path):
     clean = np.zeros((64, 64), np.uint8)
     board = clean.copy()
     board[30:32, 30:32] = 255
-    assert np.argwhere(_against(board, clean, (20, 20, 40, 40))).tolist() == [[30, 30], [30, 31], [31, 30], [31, 31]]
+    assert np.argwhere(_against(tmp_path, board, clean, (20, 20, 40, 40))).tolist() == [[30, 30], [30, 31], [31, 30], [31, 31]]
 
 
-def _against(board: Picture, template: Picture, box: tuple[int, int, int, int]) -> Mask:
-    with TemporaryDirectory() as folder:
-        save(Path(folder) / "temp.png", template)
-        return difference_mask(board, Path(folder) / "temp.png", (box,))
+def _against(folder: Path, board: Picture, template: Picture, box: tuple[int, int, int, int]) -> Mask:
+    save(folder / "temp.png", template)
+    return difference_mask(board, folder / "temp.png", (box,))
 
 
 @pytest.mark.parametrize(("box", "reason"), [((2, 2, 8, 8), "equals its template"), ((50, 50, 70, 60), "leaves the picture")])
