@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -42,6 +43,11 @@ def read_size(path: Path) -> tuple[int, int]:
     """(H, W) of a picture, from its header alone."""
     with _opened(path) as image:
         return image.height, image.width
+
+
+def grey_of(picture: Picture) -> Picture:
+    """(H, W) grey levels of an (H, W) or (H, W, 3) picture."""
+    return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
 
-from pipeline.images import Picture
+from pipeline.images import Picture, grey_of
 
 Frame = NDArray[np.float32]
 Hit = tuple[int, int, float]
@@ -47,8 +47,7 @@ BLOCK = 1024
 
 def frame(picture: Picture) -> Frame:
     """(64, 64) float32: grey, common size, local mean removed and local contrast divided out, so that exposure cancels."""
-    grey = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (FRAME_PX, FRAME_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = cv2.resize(grey_of(picture), (FRAME_PX, FRAME_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
     small = cv2.GaussianBlur(small, (0, 0), SOFTEN_PX)
     detail = small - cv2.GaussianBlur(small, (0, 0), DETAIL_PX)
     # One grey level in the divisor keeps sensor noise of a black border from counting as texture.

@@ -5,17 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from pipeline.images import Picture
+from pipeline.images import Picture, grey_of
 
 MOST_PX = 12
 """Of 557 boards of DeepPCB none was found further than 10 from its template; further off the next of repeated tracks may lie."""
 LEAST_GAIN = 0.01
 """In correlation. Below it a photo stays where it is: parallel tracks look much alike when moved along themselves."""
-
-
-def to_grey(photo: Picture) -> Picture:
-    """(H, W) of an (H, W) or (H, W, 3) photo."""
-    return photo if photo.ndim == 2 else np.asarray(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
 def align(clean: Picture, photo: Picture) -> Picture:
@@ -24,11 +19,11 @@ def align(clean: Picture, photo: Picture) -> Picture:
     What the move leaves open at a border is filled with the nearest row or column.
     """
     reach = min(MOST_PX, min(clean.shape[:2]) // 4)
-    middle = to_grey(clean)[reach:-reach, reach:-reach]
+    middle = grey_of(clean)[reach:-reach, reach:-reach]
     if not middle.size:
         return clean
     # likeness of the middle at every move; row and column `reach` are no move at all
-    found = np.asarray(cv2.matchTemplate(to_grey(photo), middle, cv2.TM_CCOEFF_NORMED))
+    found = np.asarray(cv2.matchTemplate(grey_of(photo), middle, cv2.TM_CCOEFF_NORMED))
     row, column = np.unravel_index(int(found.argmax()), found.shape)
     if found[row, column] < found[reach, reach] + LEAST_GAIN:
         return clean

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.generators.protocol import Part, Request
-from pipeline.images import Mask, Picture, read_rgb
+from pipeline.images import Mask, Picture, grey_of, read_rgb
 from pipeline.masks.bank import SIZES, Size, Template, area_range, bent, drawn, size_limits, template_of
 from pipeline.masks.composite import distance_to
 from pipeline.masks.crops import Window, mask_bounds, read_mask_window, read_window, window_around
@@ -23,7 +23,7 @@ from pipeline.photo_cache import kept
 from pipeline.records import Sample, fold_name
 from pipeline.references import Reference, sample_of
 from pipeline.regions import check_regions, region_of
-from pipeline.registration import align, to_grey
+from pipeline.registration import align
 from pipeline.seeds import derive_seed
 from pipeline.selection import RealSide
 from pipeline.shards import PartRecord, RequestRecord
@@ -312,6 +312,6 @@ def _twin(real: RealSide, reference: Reference) -> Picture | None:
 
 def _alike(first: Picture, second: Picture) -> float:
     """Correlation of the grey levels of two photos of one size; 0 for one without any contrast."""
-    grey = [to_grey(one).astype(np.float64).ravel() for one in (first, second)]
+    grey = [grey_of(one).astype(np.float64).ravel() for one in (first, second)]
     apart = [one - one.mean() for one in grey]
     return float(apart[0] @ apart[1] / max(1e-9, float(np.linalg.norm(apart[0]) * np.linalg.norm(apart[1]))))

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from pipeline.images import Mask, Picture
+from pipeline.images import Mask, Picture, grey_of
 from pipeline.layouts.decoding import decode
 from pipeline.layouts.raw import Fault, LayoutError, RawDefect, RawPhoto, RawSet, unique_ids
 from pipeline.params import PrepareParams
 from pipeline.records import Box
-from pipeline.registration import align, to_grey
+from pipeline.registration import align
 
 TYPES = {1: "open", 2: "short", 3: "mousebite", 4: "spur", 5: "copper", 6: "pinhole"}
 DIFFERENCE = 64
@@ -100,7 +100,7 @@ def parse_boxes(text: str) -> dict[str, tuple[Box, ...]]:
 def _changed(board: bytes, shape: tuple[int, ...], template: Path) -> tuple[Mask, Mask]:
     """What differs without jitter, and whatever differs."""
     # Some scans are stored as RGB and their partner as grey, so both are compared in grey.
-    clean, picture = to_grey(decode(template).picture), to_grey(np.frombuffer(board, np.uint8).reshape(shape))
+    clean, picture = grey_of(decode(template).picture), grey_of(np.frombuffer(board, np.uint8).reshape(shape))
     if clean.shape != picture.shape:
         (h, w), (height, width) = picture.shape, clean.shape
         raise ValueError(f"board is {w} x {h}, its template {width} x {height}; expected equal sizes")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.images import Mask, Picture
+from pipeline.images import Mask, Picture, grey_of
 from pipeline.masks.crops import mask_bounds
 
 GRID = 32
@@ -69,11 +69,6 @@ def open_ground(photo: Picture, region: Mask) -> Ground:
     mean, deviation = cv2.meanStdDev(grey)
     on_grid = (depth[np.ix_(rows, columns)] / max(float(depth.max()), 1e-6)).astype(np.float32)
     return Ground(photo, grey, region, (x0, y0, x1, y1), on_grid, float(mean[0, 0]), max(1.0, float(deviation[0, 0])))
-
-
-def grey_of(photo: Picture) -> NDArray[np.uint8]:
-    """(H, W) grey levels of an (H, W, 3) photo."""
-    return cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
 
 
 def depth_at(ground: Ground, relative: NDArray[np.float64]) -> float:

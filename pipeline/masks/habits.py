@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.images import Mask, Picture
+from pipeline.images import Mask, Picture, grey_of
 from pipeline.masks.bank import template_of
 from pipeline.masks.crops import mask_bounds
-from pipeline.masks.ground import GRID, Footing, Ground, Looks, depth_at, footing, grey_of, spots, surroundings
+from pipeline.masks.ground import GRID, Footing, Ground, Looks, depth_at, footing, spots, surroundings
 
 BINS = 32
 """Of depth, from 0 at the region's border to 1."""
