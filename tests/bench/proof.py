@@ -96,6 +96,7 @@ STUDIES = {
     "deep_pcb": _boards(300, BOARDS, detectors=["rtdetr"]),
     "deep_pcb-steps2400": _boards(300, {**BOARDS, **LONGER}, detectors=["rtdetr"]),
     "deep_pcb-yolo_seg": _boards(300, BOARDS, detectors=["yolo_seg"]),
+    "deep_pcb-yolo_seg-steps2400": _boards(300, {**BOARDS, **LONGER}, detectors=["yolo_seg"]),
     "deep_pcb-share0.25": _boards(300, {**BOARDS, "mix.share": "0.25"}, detectors=["rtdetr"], generators=["defectfill"]),
     "deep_pcb-share0.75": _boards(300, {**BOARDS, "mix.share": "0.75"}, detectors=["rtdetr"], generators=["defectfill"]),
     "magnetic_tile-k2": _tiles(2, 50, SHORT, detectors=["rtdetr"], generators=["defectfill"]),
