@@ -31,7 +31,7 @@ MEANT = {
     "magnetic_tile-steps2400": "rtdetr",
     "magnetic_tile-yolo_seg": "yolo_seg",
     "deep_pcb-steps2400": "rtdetr",
-    "deep_pcb-yolo_seg": "yolo_seg",
+    "deep_pcb-yolo_seg-steps2400": "yolo_seg",
 }
 """Studies the bars are about, and their detector."""
 GAINS = {"real": 0.10, "classical": 0.03}
