@@ -49,6 +49,10 @@ RECIPE = {**MANY, "train.steps": "1200", "train.validate_every": "1200"}
 BOARDS = {**RECIPE, "train.image_px": "320"}
 # On boards beyond K of fold 0 both arms with strong augmentation still rose from 1200 steps to 2400 (docs/results.md).
 LONGER = {"train.steps": "2400", "train.validate_every": "2400"}
+# What the same detectors reach with all the real defects there are: more than a user with K parts has, and so a yardstick for what
+# synthetic defects could gain. Only the arm `real` is trained.
+EVERY_PART = 1000
+REAL_ALONE = {"detectors": ["rtdetr", "yolo_seg"], "generators": ["copy_paste"]}
 # As profile `proof` was when these studies were made.
 SHORT = {
     "synthesize.defectfill.candidates": "3",
@@ -93,6 +97,8 @@ STUDIES = {
     "magnetic_tile-steps2400": _tiles(5, 300, {**RECIPE, **LONGER}, detectors=["rtdetr"]),
     "magnetic_tile-yolo_seg": _tiles(5, 300, RECIPE, detectors=["yolo_seg"]),
     # A synthetic board has seven defects: 50 a type fill 42 boards, 300 fill 260.
+    "magnetic_tile-real": _tiles(5, 300, {**RECIPE, **LONGER}, **REAL_ALONE),
+    "magnetic_tile-real-all": _tiles(EVERY_PART, 300, {**RECIPE, **LONGER}, **REAL_ALONE),
     "deep_pcb": _boards(300, BOARDS, detectors=["rtdetr"]),
     "deep_pcb-steps2400": _boards(300, {**BOARDS, **LONGER}, detectors=["rtdetr"]),
     "deep_pcb-yolo_seg": _boards(300, BOARDS, detectors=["yolo_seg"]),
