@@ -23,7 +23,9 @@ from typing import Any
 import yaml
 
 from flows.copies import open_copy, reproduce_copy
+from pipeline.matches import MATCHES, read_record, record_name
 from tests.bench.bars import FOLDER, bar, work_folder, write_bars
+from tests.bench.gaps import gap
 
 COMMAND = "make bench-proof DATA=<folder with magnetic-tile and deep-pcb>"
 WORK = work_folder("proof")
@@ -34,8 +36,11 @@ MEANT = {
     "deep_pcb-yolo_seg-steps2400": "yolo_seg",
 }
 """Studies the bars are about, and their detector."""
+FOLDS = (0, 1, 2)
 GAINS = {"real": 0.10, "classical": 0.03}
 """What the best learned arm has to gain, in mAP50, over the baselines."""
+MORE_PARTS = {"magnetic_tile-real-all": "magnetic_tile-real"}
+"""Studies of real photos alone that differ in K, and what the first is compared with."""
 NOTE = "note.txt"
 """In a copy that was brought forward by hand: which of its stages ran at other commits than the one it stands at."""
 FAST = {"synthesize.defectfill.autocast": "bf16"}
@@ -49,7 +54,7 @@ RECIPE = {**MANY, "train.steps": "1200", "train.validate_every": "1200"}
 BOARDS = {**RECIPE, "train.image_px": "320"}
 # On boards beyond K of fold 0 both arms with strong augmentation still rose from 1200 steps to 2400 (docs/results.md).
 LONGER = {"train.steps": "2400", "train.validate_every": "2400"}
-# What the same detectors reach with all the real defects there are: more than a user with K parts has, and so a yardstick for what
+# What the same detectors reach with all the real defects there are, which a user with K parts does not have: a yardstick for what
 # synthetic defects could gain. Only the arm `real` is trained.
 EVERY_PART = 1000
 REAL_ALONE = {"detectors": ["rtdetr", "yolo_seg"], "generators": ["copy_paste"]}
@@ -143,7 +148,20 @@ def result(name: str) -> dict[str, Any] | None:
     about: dict[str, Any] = {"commit": commit_of(folder), "settings": dict(study.settings), "wanted": study.wanted}
     if (folder / NOTE).exists():
         about["note"] = (folder / NOTE).read_text(encoding="utf-8").strip()
+    if name in MORE_PARTS:
+        about["minus_fewer_parts"] = more_parts(folder, WORK / MORE_PARTS[name], comparison)
     return {**about, "trained_on": params["train"]["device"], "comparison": comparison}
+
+
+def more_parts(folder: Path, other: Path, comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """By detector, arm `real` of one study minus that of another on the same test photos; see `gap`. None: not in both."""
+    found = {}
+    for detector in comparison["detectors"]:
+        names = {fold: record_name(detector, "real", fold) for fold in FOLDS}
+        places = [{fold: one / "reports" / "eval" / MATCHES / file for fold, file in names.items()} for one in (folder, other)]
+        records = [{fold: read_record(file) for fold, file in own.items() if file.exists()} for own in places]
+        found[detector] = gap(*records)
+    return found
 
 
 def keep_table(name: str) -> None:

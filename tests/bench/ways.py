@@ -36,16 +36,15 @@ from pipeline.matches import read_record, write_record
 from pipeline.params import LabelParams, load_section
 from pipeline.records import fold_name, read_card, read_manifest, write_json
 from pipeline.reporting.comparison import mean_of
-from pipeline.reporting.differences import box_map50, difference, resampled
 from pipeline.shards import read_fates
 from tests.bench.bars import FOLDER, work_folder, write_bars
+from tests.bench.gaps import gap
 from tests.bench.proof import commit_of
 
 COMMAND = "make bench-ways"
 WORK = work_folder("ways")
 STUDIES = {name: work_folder("proof") / name for name in ("magnetic_tile", "deep_pcb")}
 USUAL, GENERATOR = "rtdetr", "defectfill"
-RESAMPLES, CONFIDENCE = 2000, 0.95
 Document = dict[str, Any]
 SIDES = ("val", "beyond")
 """What a way is scored on: val parts, and the real train parts beyond K."""
@@ -250,14 +249,12 @@ def _side(runs: Runs, name: str, side: str, done: Mapping[str, Sequence[int]]) -
         "per_class": {kind: mean_of(values) for kind, values in types.items()},
     }
     for other in ("default", "real"):
-        shared = sorted(set(done[name]) & set(done[other]))
-        if name == other or len(shared) < 2:
+        shared = set(done[name]) & set(done[other])
+        if name == other or not shared:
             continue
-        records = {fold: {a: read_record(place(runs, a, fold) / f"{side}.npz") for a in (name, other)} for fold in shared}
-        maps = {fold: resampled(box_map50, own, RESAMPLES, fold) for fold, own in records.items()}
-        gap = difference({f: maps[f][name] for f in shared}, {f: maps[f][other] for f in shared}, CONFIDENCE)
-        if gap is not None and gap.low is not None and gap.high is not None:
-            row[f"minus {other}"] = [round(v, 4) for v in (gap.mean, gap.low, gap.high)]
+        records = [{fold: read_record(place(runs, way, fold) / f"{side}.npz") for fold in shared} for way in (name, other)]
+        if (difference := gap(*records)) is not None:
+            row[f"minus {other}"] = difference
     return row
 
 
