@@ -1,5 +1,4 @@
 # Everything runs in .venv/, made from requirements.lock by the first target that needs it.
-PROFILE ?= embedded
 # The first interpreter the lock was made for.
 PYTHON ?= $(firstword $(foreach name,python3 python3.12 python3.11,$(shell $(name) -c 'import sys, pip; \
 	sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $(name))))
@@ -15,7 +14,7 @@ export YOLO_OFFLINE := true
 export DO_NOT_TRACK := 1
 export PREFECT_HOME := $(CURDIR)/.prefect
 
-CONFIGURE = python -m pipeline configure --profile $(PROFILE) \
+CONFIGURE = python -m pipeline configure $(if $(PROFILE),--profile '$(PROFILE)') \
 	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid) \
 	$(if $(WANTED),--wanted $(WANTED))
 
@@ -44,8 +43,8 @@ prepare: setup  ## Import, check and split the photos only; same variables as re
 	@$(CONFIGURE)
 	dvc repro prepare
 
-sweep: setup  ## The whole flow at several values of a parameter: KEY=prepare.k VALUES="2 5 10" (learning curve), KEY=mix.share (ratio).
-	python -m flows sweep '$(KEY)' $(VALUES)
+sweep: setup  ## The whole flow at several values of a parameter: KEY=prepare.k VALUES="2 5 10" (learning curve), KEY=mix.share (ratio); AFRESH=1 after a change.
+	python -m flows sweep '$(KEY)' $(VALUES) $(if $(filter 1 true yes,$(AFRESH)),--afresh)
 
 flow: setup  ## The same stages under Prefect, with retries.
 	python -m flows reproduce
