@@ -1,4 +1,4 @@
-"""`python -m detectors train|evaluate|pretrain`."""
+"""`python -m detectors train|evaluate|predict|pretrain`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PRETRAIN_PARAMS = Path("pretrain.yaml")
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m detectors",
-        description="Train a detector in one arm, score all on test, or pre-train what they start from.",
+        description="Train a detector in one arm, score all on test, run one on new photos, or pre-train what they start from.",
     )
     parser.add_argument("--params", type=Path, help="parameter file; default params.yaml, for pretrain pretrain.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print resolved parameters and counts, then stop")
@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--params", type=Path, help="parameter file")
     common.add_argument("--dry-run", action="store_true", help="print resolved parameters and counts, then stop")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train|evaluate|pretrain")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train|evaluate|predict|pretrain")
     train = commands.add_parser("train", parents=[common], help="train one detector in one arm, every fold")
     train.add_argument("--detector", required=True, help=", ".join(DETECTORS))
     train.add_argument("--arm", required=True, help=", ".join(arm_names()))
@@ -44,6 +44,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--models", type=Path, default=Path("data/models"), help="folder of trained models")
     evaluate.add_argument("--test", type=Path, default=Path("data/prepared/test"), help="the test set")
     evaluate.add_argument("--out", type=Path, default=Path("reports/eval"), help="where scores go")
+    predict = commands.add_parser("predict", parents=[common], help="run one trained detector on photos without labels")
+    predict.add_argument("--model", type=Path, required=True, help="data/models/<detector>/<arm>/fold-<f>")
+    predict.add_argument("--photos", type=Path, required=True, help="folder of pictures, searched below as well")
+    predict.add_argument("--out", type=Path, required=True, help="gets detections.json, photos.csv and pictures/")
+    predict.add_argument("--score", type=float, help="from which on a detection is a defect; default evaluate.gallery_score")
     pretrain = commands.add_parser("pretrain", parents=[common], help="make the weights of `train.start: embedded`")
     pretrain.add_argument("--detector", required=True, help=", ".join(EMBEDDED))
     pretrain.add_argument("--out", type=Path, help="default detectors/weights/<detector>")
@@ -92,6 +97,24 @@ def _evaluate(args: argparse.Namespace) -> None:
         evaluate(params, label, args.models, args.test, args.out)
 
 
+def _predict(args: argparse.Namespace) -> None:
+    params = load_section("evaluate", EvaluateParams, args.params or PARAMS)
+    score = params.gallery_score if args.score is None else args.score
+    from detectors.inspection import inspect, photo_files
+
+    if args.dry_run:
+        _say(
+            {
+                "evaluate": params.model_dump(mode="json"),
+                "score": score,
+                "photos": len(photo_files(args.photos)),
+                "out": str(args.out),
+            }
+        )
+        return
+    _say(inspect(params, args.model, args.photos, args.out, score))
+
+
 def _pretrain(args: argparse.Namespace) -> None:
     check_name(args.detector, EMBEDDED, "detector with embedded weights")
     params = load_section("pretrain_detector", PretrainDetectorParams, args.params or PRETRAIN_PARAMS)
@@ -118,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        {"train": _train, "evaluate": _evaluate, "pretrain": _pretrain}[args.command](args)
+        {"train": _train, "evaluate": _evaluate, "predict": _predict, "pretrain": _pretrain}[args.command](args)
     except (UnknownNameError, ParamsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -17,6 +17,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline.fan_out",
         "pipeline.folds",
         "pipeline.labels",
+        # Photos of a user, decoded as `prepare` decodes them.
+        "pipeline.layouts.decoding",
+        "pipeline.layouts.raw",
         "pipeline.matches",
         "pipeline.procedural",
         "pipeline.val_matches",

@@ -1,0 +1,167 @@
+"""A trained detector on photos that nobody has labelled: what it finds, for programs and for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torchvision.utils import draw_segmentation_masks
+
+from detectors.letterbox import fit
+from detectors.model_files import Trained, load_model
+from detectors.params import EvaluateParams
+from detectors.predict import detect, to_results
+from pipeline.images import Picture
+from pipeline.labels.coco import decode_mask
+from pipeline.layouts.decoding import UNREADABLE, decode, white_level
+from pipeline.layouts.raw import IMAGE_SUFFIXES
+from pipeline.records import write_json, write_text
+from pipeline.runlog import whole_folder
+
+DETECTIONS, PHOTOS, PICTURES = "detections.json", "photos.csv", "pictures"
+JPEG_QUALITY = 90
+# Okabe and Ito's colours without black: told apart by colour-blind readers; by type, in turn.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442")
+
+
+class PhotosError(ValueError):
+    """The photos cannot be inspected, or the results have no place."""
+
+
+def photo_files(folder: Path) -> list[Path]:
+    """Every picture file in a folder and below, by path; hidden ones are left out.
+
+    Raises:
+        PhotosError: If there is none.
+    """
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not found:
+        raise PhotosError(f"{folder}: no picture in it; expected files that end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return sorted(found)
+
+
+def _check_place(photos: Path, out: Path) -> None:
+    if out.resolve().is_relative_to(photos.resolve()) or photos.resolve().is_relative_to(out.resolve()):
+        raise PhotosError(f"results cannot go to {out}, for it and the folder of photos {photos} lie in each other")
+    if out.exists() and not (out / DETECTIONS).is_file():
+        raise PhotosError(
+            f"{out} exists and holds no {DETECTIONS} of an earlier run; name another folder, nothing there is deleted"
+        )
+
+
+def _read(path: Path, white: int | None = None) -> tuple[Picture, int]:
+    """(H, W, 3) uint8 as `prepare` decodes it, and the peak of a picture deeper than 8 bits."""
+    try:
+        found = decode(path, white)
+    except UNREADABLE as error:
+        raise PhotosError(f"{path} cannot be read: {error}; mend or remove it") from error
+    grey = found.picture.ndim == 2
+    return np.repeat(found.picture[:, :, None], 3, axis=2) if grey else found.picture, found.peak
+
+
+def inspect(params: EvaluateParams, model: Path, photos: Path, out: Path, score: float) -> dict[str, int]:
+    """Run one trained detector on every photo of a folder.
+
+    Photos deeper than 8 bits are brought to one white, that of the camera that gave the brightest of them, as in `prepare`.
+
+    Args:
+        params: Section `evaluate`: limits of what is detected, and threads.
+        model: A folder of `train`, `data/models/<detector>/<arm>/fold-<f>`.
+        photos: Folder of pictures, searched below as well.
+        out: Gets `detections.json` (COCO, each annotation with its `score`), `photos.csv` (highest score of any detection on each
+            photo, how many defects, of which types) and `pictures/` (photos with a defect, drawn in); an earlier run is replaced.
+        score: From which on a detection is a defect.
+
+    Returns:
+        Number of photos, of photos with a defect, and of defects.
+
+    Raises:
+        ModelFileError: If the model folder is incomplete.
+        PhotosError: If there is no photo, one cannot be read, or `out` is a folder of something else; nothing is written.
+    """
+    _check_place(photos, out)
+    files, trained = photo_files(photos), load_model(model)
+    torch.set_num_threads(params.threads)
+    peak = max(_read(path)[1] for path in files)
+    white = white_level(peak) if peak else None
+    images: list[dict[str, Any]] = []
+    defects: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    with whole_folder(out) as folder:
+        for image_id, path in enumerate(files, 1):
+            picture, name = _read(path, white)[0], path.relative_to(photos).as_posix()
+            images.append({"id": image_id, "file_name": name, "height": picture.shape[0], "width": picture.shape[1]})
+            found = _detections(params, trained, picture, image_id)
+            sure = [row for row in found if row["score"] >= score]
+            rows.append(_line(name, found, sure, trained.classes))
+            defects += [{"id": len(defects) + place, **_annotation(row)} for place, row in enumerate(sure, 1)]
+            if sure:
+                _save(draw(picture, sure, trained.classes), folder / PICTURES / f"{name}.jpg")
+        categories = [{"id": number, "name": name} for number, name in enumerate(trained.classes, 1)]
+        about = {
+            "detector": trained.card["detector"],
+            "arm": trained.card["arm"]["name"],
+            "fold": trained.card["fold"],
+            "score": score,
+        }
+        write_json(folder / DETECTIONS, {"info": about, "images": images, "categories": categories, "annotations": defects})
+        write_text(folder / PHOTOS, _table(rows))
+    return {"photos": len(images), "photos_with_defects": len({row["image_id"] for row in defects}), "defects": len(defects)}
+
+
+def _detections(params: EvaluateParams, trained: Trained, picture: Picture, image_id: int) -> list[dict[str, Any]]:
+    """COCO results of one photo, the surest first."""
+    side_px, size = trained.card["side_px"], (picture.shape[0], picture.shape[1])
+    shrink = fit(size, side_px)
+    return to_results(detect(trained.detector, trained.network, shrink.shrink(picture), side_px, params.limits), image_id, shrink)
+
+
+def _annotation(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A result as an annotation, with the area of its mask, or else its box."""
+    area = float(decode_mask(row["segmentation"]).sum()) if "segmentation" in row else row["bbox"][2] * row["bbox"][3]
+    return {**row, "area": round(area, 3), "iscrowd": 0}
+
+
+def _line(name: str, found: Sequence[dict[str, Any]], sure: Sequence[dict[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
+    highest = max((row["score"] for row in found), default=0.0)
+    types = sorted({classes[int(row["category_id"]) - 1] for row in sure})
+    return {"photo": name, "highest_score": highest, "defects": len(sure), "types": " ".join(types)}
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def draw(picture: Picture, sure: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Picture:
+    """(H, W, 3) uint8 of a photo with the boxes of its detections, their types and scores, and masks where there are any."""
+    canvas = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
+    colours = [COLOURS[(row["category_id"] - 1) % len(COLOURS)] for row in sure]
+    if all("segmentation" in row for row in sure):
+        masks = torch.from_numpy(np.stack([decode_mask(row["segmentation"]) for row in sure]))
+        canvas = draw_segmentation_masks(canvas, masks, alpha=0.4, colors=colours)
+    image = Image.fromarray(canvas.permute(1, 2, 0).numpy())
+    pen, scale = ImageDraw.Draw(image), max(picture.shape[:2])
+    font, width = ImageFont.load_default(max(10, scale // 40)), max(1, scale // 300)
+    # The surest on top. Names stand above their boxes, for a small defect would be hidden below its own.
+    for row, colour in zip(reversed(sure), reversed(colours), strict=True):
+        x, y, wide, high = row["bbox"]
+        pen.rectangle((x - width, y - width, x + wide + width - 1, y + high + width - 1), outline=colour, width=width)
+        label = f"{classes[int(row['category_id']) - 1]} {row['score']:.2f}"
+        pen.text((x, max(0, y - width - 1)), label, fill=colour, font=font, anchor="lb" if y > scale // 20 else "lt")
+    return np.array(image)
+
+
+def _save(picture: Picture, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, format="JPEG", quality=JPEG_QUALITY)
