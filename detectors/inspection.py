@@ -158,7 +158,8 @@ def draw(picture: Picture, sure: Sequence[Mapping[str, Any]], classes: Sequence[
         x, y, wide, high = row["bbox"]
         pen.rectangle((x - width, y - width, x + wide + width - 1, y + high + width - 1), outline=colour, width=width)
         label = f"{classes[int(row['category_id']) - 1]} {row['score']:.2f}"
-        pen.text((x, max(0, y - width - 1)), label, fill=colour, font=font, anchor="lb" if y > scale // 20 else "lt")
+        left = max(0.0, min(x, image.width - pen.textlength(label, font)))
+        pen.text((left, max(0, y - width - 1)), label, fill=colour, font=font, anchor="lb" if y > scale // 20 else "lt")
     return np.array(image)
 
 
