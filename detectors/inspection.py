@@ -61,9 +61,22 @@ def _read(path: Path, white: int | None = None) -> tuple[Picture, int]:
     try:
         found = decode(path, white)
     except UNREADABLE as error:
-        raise PhotosError(f"{path} cannot be read: {error}; mend or remove it") from error
+        raise PhotosError(_unreadable(path, error)) from error
     grey = found.picture.ndim == 2
     return np.repeat(found.picture[:, :, None], 3, axis=2) if grey else found.picture, found.peak
+
+
+def _is_deep(path: Path) -> bool:
+    """Whether a file has more than 8 bits, by its head."""
+    try:
+        with Image.open(path) as image:
+            return image.mode.startswith("I")
+    except UNREADABLE as error:
+        raise PhotosError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: BaseException) -> str:
+    return f"{path} cannot be read: {error}; mend or remove it"
 
 
 def inspect(params: EvaluateParams, model: Path, photos: Path, out: Path, score: float) -> dict[str, int]:
@@ -89,8 +102,8 @@ def inspect(params: EvaluateParams, model: Path, photos: Path, out: Path, score:
     _check_place(photos, out)
     files, trained = photo_files(photos), load_model(model)
     torch.set_num_threads(params.threads)
-    peak = max(_read(path)[1] for path in files)
-    white = white_level(peak) if peak else None
+    peaks = [_read(path)[1] for path in files if _is_deep(path)]
+    white = white_level(max(peaks)) if peaks else None
     images: list[dict[str, Any]] = []
     defects: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
