@@ -47,8 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", parents=[common], help="run one trained detector on photos without labels")
     predict.add_argument("--model", type=Path, required=True, help="data/models/<detector>/<arm>/fold-<f>")
     predict.add_argument("--photos", type=Path, required=True, help="folder of pictures, searched below as well")
-    predict.add_argument("--out", type=Path, required=True, help="gets detections.json, photos.csv and pictures/")
+    predict.add_argument("--out", type=Path, required=True, help="a new folder; gets detections.json, photos.csv and pictures/")
     predict.add_argument("--score", type=float, help="from which on a detection is a defect; default evaluate.gallery_score")
+    predict.add_argument("--white", type=int, help="of photos deeper than 8 bits, e.g. 4095; default: by the brightest of them")
     pretrain = commands.add_parser("pretrain", parents=[common], help="make the weights of `train.start: embedded`")
     pretrain.add_argument("--detector", required=True, help=", ".join(EMBEDDED))
     pretrain.add_argument("--out", type=Path, help="default detectors/weights/<detector>")
@@ -112,7 +113,7 @@ def _predict(args: argparse.Namespace) -> None:
             }
         )
         return
-    _say(inspect(params, args.model, args.photos, args.out, score))
+    _say(inspect(params, args.model, args.photos, args.out, score, args.white))
 
 
 def _pretrain(args: argparse.Namespace) -> None:

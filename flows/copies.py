@@ -63,13 +63,18 @@ def set_lists(graph: Path, lists: Mapping[str, Sequence[str]]) -> None:
     graph.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
-def reproduce_copy(folder: Path) -> None:
+def reproduce_copy(folder: Path, stages: Sequence[str] = ()) -> None:
     """`dvc repro` in a copy.
+
+    Args:
+        folder: Of the copy.
+        stages: Only these, in this order, e.g. `train@rtdetr-real`; empty for all.
 
     Raises:
         CopyError: With the end of its log.
     """
-    run(dvc_command("repro"), folder, log_of(folder))
+    for options in [("--single-item", stage) for stage in stages] or [()]:
+        run(dvc_command("repro", *options), folder, log_of(folder))
 
 
 def log_of(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture.stage_code import stages
 from tests.bench import proof
 
 
@@ -45,3 +46,39 @@ def test_what_was_done_by_hand_in_a_copy_is_said_beside_its_result(tmp_path: Pat
     (copy / proof.NOTE).write_text("labels are of commit abc\n")
     told = proof.result("deep_pcb")
     assert told is not None and told["note"] == "labels are of commit abc"
+
+
+def test_what_more_parts_gain_is_kept_where_the_study_it_is_compared_with_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(proof, "WORK", tmp_path)
+    monkeypatch.setattr(proof, "FOLDER", tmp_path)
+    monkeypatch.setattr(proof, "commit_of", lambda folder: "abc")
+    monkeypatch.setattr(proof, "more_parts", lambda folder, other, comparison: {"rtdetr": [0.1, 0.0, 0.2]})
+
+    def leave(name: str) -> None:
+        (tmp_path / name / "reports/eval").mkdir(parents=True)
+        (tmp_path / name / "reports/eval/metrics.json").write_text("{}")
+        (tmp_path / name / "reports/comparison.json").write_text("{}")
+        (tmp_path / name / "params.yaml").write_text("train: {device: cpu}")
+
+    def found() -> object:
+        told = proof.result("magnetic_tile-real-all")
+        return told and told["minus_fewer_parts"]
+
+    leave("magnetic_tile-real-all")
+    assert found() is None
+    (tmp_path / "proof.json").write_text(
+        json.dumps({"results": {"magnetic_tile-real-all": {"minus_fewer_parts": {"rtdetr": [0.3]}}}})
+    )
+    assert found() == {"rtdetr": [0.3]}
+    leave("magnetic_tile-real")
+    assert found() == {"rtdetr": [0.1, 0.0, 0.2]}
+
+
+def test_a_study_learns_only_generators_that_it_runs_and_runs_stages_that_exist():
+    known = {stage.name for stage in stages()}
+    for study in proof.STUDIES.values():
+        generators = study.lists.get("generators", ["copy_paste", "defectfill"])
+        assert set(study.lists.get("learned", ["defectfill"])) <= set(generators)
+        assert set(study.stages) <= known

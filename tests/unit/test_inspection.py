@@ -16,6 +16,7 @@ from detectors.params import EvaluateParams
 from detectors.predict import predict
 from detectors.protocol import COMPACT, DETECTORS
 from detectors.session import fresh_network
+from pipeline.labels.coco import encode_mask
 from pipeline.params import LabelParams, load_section
 from tests.conftest import ROOT
 from tests.detector_toy import CLASSES, write_prepared
@@ -90,28 +91,84 @@ def test_a_dark_photo_of_sixteen_bits_stays_dark_beside_a_bright_one(
         Image.fromarray(np.full((64, 64), value, np.uint16)).save(tmp_path / "photos" / f"{name}.png")
     inspect(params(), place / "rtdetr", tmp_path / "photos", tmp_path / "out", SCORE)
     assert seen == [255, round(1000 * 255 / 4095)]
+    (tmp_path / "photos/bright.png").unlink()
+    inspect(params(), place / "rtdetr", tmp_path / "photos", tmp_path / "alone", SCORE, 4095)
+    assert seen[2:] == [round(1000 * 255 / 4095)]
 
 
-def test_a_folder_of_something_else_is_not_replaced(place: Path, tmp_path: Path):
+def test_nothing_is_replaced_and_nothing_goes_among_the_photos(place: Path, tmp_path: Path):
     photos, own = place / "prepared/test/images", tmp_path / "own"
     own.mkdir()
     (own / "letter.txt").write_text("mine")
-    with pytest.raises(PhotosError, match="of an earlier run; name another folder"):
-        inspect(params(), place / "rtdetr", photos, own, SCORE)
-    assert (own / "letter.txt").read_text() == "mine"
-    for out in (photos, photos / "out", photos.parent):
-        with pytest.raises(PhotosError, match="lie in each other"):
+    (tmp_path / "link").symlink_to(own)
+    (tmp_path / "new.tmp").mkdir()
+    for out in (own, photos, photos.parent, tmp_path / "link"):
+        with pytest.raises(PhotosError, match="exists; name a folder that does not"):
             inspect(params(), place / "rtdetr", photos, out, SCORE)
+    with pytest.raises(PhotosError, match="lies in the folder of photos"):
+        inspect(params(), place / "rtdetr", photos, photos / "out", SCORE)
+    inspect(params(), place / "rtdetr", photos, tmp_path / "new", SCORE)
+    assert (own / "letter.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "new", "new.tmp", "own"]
+
+
+def test_photos_are_found_below_whatever_they_are_called_and_hidden_ones_are_not(place: Path, tmp_path: Path):
+    for name in ("a.png", "a.jpg", "deep/er/B.PNG", ".hidden/c.png", "deep/.d.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("LA", (40, 50), (90, 255)).save(tmp_path / "photos" / name) if name.lower().endswith("png") else Image.new(
+            "L", (40, 50), 90
+        ).save(tmp_path / "photos" / name)
+    inspect(params(), place / "yolo_seg", tmp_path / "photos", tmp_path / "out", params().min_score)
+    found = json.loads((tmp_path / "out/detections.json").read_text())
+    assert [(i["file_name"], i["width"], i["height"]) for i in found["images"]] == [
+        (n, 40, 50) for n in ("a.jpg", "a.png", "deep/er/B.PNG")
+    ]
+
+
+@pytest.mark.parametrize("score", [float("nan"), 50.0, 0.0])
+def test_a_score_that_is_none_is_refused(place: Path, tmp_path: Path, score: float):
+    with pytest.raises(PhotosError, match=r"expected 0.001 \(evaluate.min_score\) to 1"):
+        inspect(params(), place / "rtdetr", place / "prepared/test/images", tmp_path / "out", score)
+    assert not (tmp_path / "out").exists()
+
+
+def test_overlapping_masks_keep_the_colour_of_the_surest():
+    mask = np.zeros((60, 120), bool)
+    mask[20:40, 30:60] = True
+    other = np.roll(mask, 10, axis=1)
+    rows = [
+        {"category_id": c, "bbox": [30.0, 20.0, 30.0, 20.0], "score": 0.9 / c, "segmentation": encode_mask(m)}
+        for c, m in ((1, mask), (2, other))
+    ]
+    drawn = draw(np.full((60, 120, 3), 100, np.uint8), rows, ["hole", "crack"])
+    assert (drawn[25:35, 45:55] >= 60).all() and (drawn[30, 50, 0] > drawn[30, 50, 2])
+
+
+@pytest.mark.parametrize(("y", "quiet"), [(2.0, slice(0, 22)), (30.0, slice(30, 50))])
+def test_a_name_stands_beside_its_box_wherever_that_lies(y: float, quiet: slice):
+    drawn = draw(
+        np.full((80, 120, 3), 100, np.uint8), [{"category_id": 1, "bbox": [100.0, y, 18.0, 20.0], "score": 0.5}], ["hole"]
+    )
+    inner = drawn[int(y) : int(y) + 20, 100:118]
+    assert (inner == 100).all(), "the defect itself is untouched"
+    named = (drawn != 100).any(axis=(1, 2))
+    named[quiet] = False
+    assert named.sum() >= 5, "letters outside of the box"
 
 
 def test_the_command_counts_and_names_what_is_wrong(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     command = ["predict", "--params", str(ROOT / "params.yaml"), "--model", str(place / "rtdetr"), "--out", str(tmp_path / "out")]
     assert main([*command, "--photos", str(place / "prepared/test/images"), "--score", "0.99"]) == 0
     assert json.loads(capsys.readouterr().out) == {"photos": 4, "photos_with_defects": 0, "defects": 0}
+    assert main([*command, "--photos", str(place / "prepared/test/images")]) == 2
+    assert "exists; name a folder that does not" in capsys.readouterr().err
+    (tmp_path / "out").rename(tmp_path / "first")
     (tmp_path / "none").mkdir()
     assert main([*command, "--photos", str(tmp_path / "none")]) == 2
     assert "no picture in it" in capsys.readouterr().err
     (tmp_path / "none/torn.png").write_bytes(b"no picture")
     assert main([*command, "--photos", str(tmp_path / "none")]) == 2
     assert "torn.png cannot be read" in capsys.readouterr().err
-    assert json.loads((tmp_path / "out/detections.json").read_text())["annotations"] == [], "an earlier result stays"
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--photos", str(tmp_path / "nowhere")]) == 2
+    assert "is no folder" in capsys.readouterr().err
