@@ -169,15 +169,10 @@ def draw(picture: Picture, sure: Sequence[Mapping[str, Any]], classes: Sequence[
         x, y, wide, high = row["bbox"]
         pen.rectangle((x - width, y - width, x + wide + width - 1, y + high + width - 1), outline=colour, width=width)
         label = f"{classes[int(row['category_id']) - 1]} {row['score']:.2f}"
-        left = max(0.0, min(x, image.width - pen.textlength(label, font)))
-        above = y - width - 1 >= text_px
-        pen.text(
-            (left, y - width - 1 if above else y + high + width + 1),
-            label,
-            fill=colour,
-            font=font,
-            anchor="lb" if above else "lt",
-        )
+        left = max(1.0, min(x, image.width - 1 - pen.textlength(label, font)))
+        above = y - width - 2 >= text_px
+        place, anchor = ((left, y - width - 2), "lb") if above else ((left, y + high + width + 2), "lt")
+        pen.text(place, label, fill=colour, font=font, anchor=anchor, stroke_width=1, stroke_fill="white")
     return np.array(image)
 
 
