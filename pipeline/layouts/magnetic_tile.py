@@ -1,6 +1,6 @@
 """Magnetic-tile defects (Huang et al., The Visual Computer 2020; github abin24/Magnetic-tile-defect-datasets.).
 
-Licence: research use; not redistributable, so the data set is not part of this repository.
+Licence: research use; not redistributable, so no photo of it may enter this repository.
 """
 
 from __future__ import annotations
