@@ -9,16 +9,19 @@ import numpy as np
 
 from detectors.datasets import Example
 from detectors.params import MixParams, TrainParams
+from detectors.tiling import LargeExample
 from pipeline.seeds import derive_seed
+
+Pooled = Example | LargeExample
 
 
 @dataclass(frozen=True)
 class Pools:
     """What batches are drawn from; `synthetic` is empty in arms without, `real` in arms of synthetic defects alone."""
 
-    real: tuple[Example, ...]
-    good: tuple[Example, ...]
-    synthetic: tuple[Example, ...] = ()
+    real: tuple[Pooled, ...]
+    good: tuple[Pooled, ...]
+    synthetic: tuple[Pooled, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,15 @@ def _draw(size: int, count: int, *key: object) -> list[int]:
     return [int(i) for _ in range(rounds) for i in rng.permutation(size)][:count]
 
 
-def draw_batch(pools: Pools, counts: Counts, seed: int, step: int) -> list[tuple[Example, int]]:
+def draw_batch(pools: Pools, counts: Counts, seed: int, step: int) -> list[tuple[Pooled, int]]:
     """Examples of one step, each with the seed of its augmentation.
 
     A pool's draw depends on seed and step alone: arms see the same good images, and the real defects of an arm with synthetic
     ones are the first of those the arm `real` sees at that step, augmented with the same seed.
     """
-    chosen: list[tuple[Example, int]] = []
+    chosen: list[tuple[Pooled, int]] = []
     for kind, count in (("real", counts.real), ("synthetic", counts.synthetic), ("good", counts.good)):
-        pool: tuple[Example, ...] = getattr(pools, kind)
+        pool: tuple[Pooled, ...] = getattr(pools, kind)
         for place, index in enumerate(_draw(len(pool), count, seed, "batch", kind, step)):
             chosen.append((pool[index], derive_seed(seed, "augment", kind, step, place)))
     return chosen
@@ -72,7 +75,7 @@ class Batches:
         counts: Of a batch.
         late: Of a batch after the last step with synthetic images.
         last_synthetic: That step.
-        augment: From example and seed to its augmented twin.
+        augment: From an image and a seed to what the network sees of it.
         seed: Of the fold.
     """
 
@@ -80,7 +83,7 @@ class Batches:
     counts: Counts
     late: Counts
     last_synthetic: int
-    augment: Callable[[Example, int], Example]
+    augment: Callable[[Pooled, int], Example]
     seed: int
 
     def at(self, step: int) -> dict[bool, list[Example]]:
@@ -94,7 +97,7 @@ class Batches:
 
 
 def open_batches(
-    train: TrainParams, mix: MixParams, pools: Pools, augment: Callable[[Example, int], Example], seed: int
+    train: TrainParams, mix: MixParams, pools: Pools, augment: Callable[[Pooled, int], Example], seed: int
 ) -> Batches:
     """Where there are no real defects, there is nothing to go on with and `mix.until` does not hold."""
     shares = (train.batch, train.negative_share, mix.share)

@@ -19,6 +19,7 @@ from detectors.model_files import ModelFileError, load_model
 from detectors.params import EvaluateParams
 from detectors.pixels import count_pixels, pixel_scores
 from detectors.predict import predict
+from detectors.tiling import framing_of
 from pipeline.fan_out import open_crew
 from pipeline.matches import GALLERY, MATCHES, MatchRecord, record_name, write_record
 from pipeline.params import LabelParams
@@ -81,7 +82,7 @@ def _score(params: EvaluateParams, model: ModelFolder, data: DetectionData) -> S
     trained = load_model(model.path)
     if trained.classes != data.classes:
         raise ModelFileError(f"{model.path}: trained on classes {trained.classes}, test has {data.classes}; train it again")
-    results = predict(trained.detector, trained.network, data, trained.card["side_px"], params.limits)
+    results = predict(trained.detector, trained.network, data, framing_of(trained.card), params.limits)
     runs = coco_runs(data.coco, results, params.max_detections, trained.detector.has_masks)
     record = match_record(data.coco, results, runs)
     masks = trained.detector.has_masks

@@ -14,10 +14,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.utils import draw_segmentation_masks
 
-from detectors.letterbox import fit
-from detectors.model_files import Trained, load_model
+from detectors.model_files import load_model
 from detectors.params import EvaluateParams
-from detectors.predict import detect, to_results
+from detectors.predict import detect
+from detectors.tiling import framing_of
 from pipeline.images import Picture
 from pipeline.labels.coco import decode_mask
 from pipeline.layouts.decoding import UNREADABLE, decode, white_level
@@ -107,7 +107,7 @@ def inspect(
         for image_id, path in enumerate(files, 1):
             picture, name = _read(path, white)[0], path.relative_to(photos).as_posix()
             images.append({"id": image_id, "file_name": name, "height": picture.shape[0], "width": picture.shape[1]})
-            found = _detections(params, trained, picture, image_id)
+            found = detect(trained.detector, trained.network, picture, image_id, framing_of(trained.card), params.limits)
             sure = [row for row in found if row["score"] >= score]
             rows.append(_line(name, found, sure, trained.classes))
             defects += [{"id": len(defects) + place, **_annotation(row)} for place, row in enumerate(sure, 1)]
@@ -124,13 +124,6 @@ def inspect(
         write_text(folder / PHOTOS, _table(rows))
         folder.rename(out)
     return {"photos": len(images), "photos_with_defects": len({row["image_id"] for row in defects}), "defects": len(defects)}
-
-
-def _detections(params: EvaluateParams, trained: Trained, picture: Picture, image_id: int) -> list[dict[str, Any]]:
-    """COCO results of one photo, the surest first."""
-    side_px, size = trained.card["side_px"], (picture.shape[0], picture.shape[1])
-    shrink = fit(size, side_px)
-    return to_results(detect(trained.detector, trained.network, shrink.shrink(picture), side_px, params.limits), image_id, shrink)
 
 
 def _annotation(row: Mapping[str, Any]) -> dict[str, Any]:

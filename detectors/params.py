@@ -71,11 +71,20 @@ class DecodingSection(Section):
         return Limits(self.min_score, self.max_detections, self.nms_iou)
 
 
+class TilingParams(Section):
+    """Windows cut from photos that are larger than the network's square; see `detectors.tiling`."""
+
+    photo_px: int = Field(ge=64)
+    overlap: float = Field(ge=0, le=0.9)
+    whole_share: float = Field(gt=0, lt=1)
+
+
 class TrainParams(DecodingSection):
     """One training; the same for every arm."""
 
     start: Start
     image_px: int = Field(ge=32, multiple_of=32)
+    tiling: TilingParams | None
     steps: int = Field(ge=1)
     batch: int = Field(ge=2)
     lr: float = Field(gt=0)
@@ -91,6 +100,15 @@ class TrainParams(DecodingSection):
     yolo_seg: YoloSegTuning
     rtdetr_v2: RtDetrV2Tuning
     deeplabv3: DeepLabV3Tuning
+
+    @model_validator(mode="after")
+    def _larger(self) -> TrainParams:
+        if self.tiling is not None and self.tiling.photo_px <= self.image_px:
+            raise ValueError(
+                f"tiling.photo_px: {self.tiling.photo_px} is not above image_px: {self.image_px}; windows of image_px are cut "
+                "from photos of photo_px, so give a larger one, or tiling: null"
+            )
+        return self
 
     def tuning(self, detector: str) -> DetectorTuning:
         """The detector's own sub-section."""

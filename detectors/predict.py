@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detectors.datasets import DetectionData, Record
-from detectors.letterbox import Fit, fit, pad
+from detectors.adapter_parts import without_repeats
+from detectors.datasets import DetectionData
+from detectors.letterbox import pad
 from detectors.protocol import Detector, Found, Limits
+from detectors.tiling import Framing, Patch, Window, windows
 from pipeline.images import Picture, read_rgb
 from pipeline.labels.coco import encode_mask
 
@@ -22,39 +25,85 @@ def to_tensor(pictures: Sequence[Picture], side_px: int) -> Tensor:
     return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 255.0
 
 
-def to_results(found: Found, image_id: int, shrink: Fit) -> list[dict[str, Any]]:
-    """COCO results of one photo; boxes that end up without area on it are left out."""
-    rows: list[dict[str, Any]] = []
-    corners = shrink.to_photo(found.boxes)
-    for place, (x0, y0, x1, y1) in enumerate(corners.tolist()):
-        if x1 <= x0 or y1 <= y0:
-            continue
+@dataclass(frozen=True)
+class _Hit:
+    """One detection: its box in the photo's pixels, and its mask at the scale of the window it was found in."""
+
+    window: Window
+    category: int
+    box: tuple[float, float, float, float]
+    score: float
+    mask: Patch | None
+
+    def result(self, image_id: int) -> dict[str, Any]:
+        x0, y0, x1, y1 = self.box
         row: dict[str, Any] = {
             "image_id": image_id,
-            "category_id": int(found.categories[place]) + 1,
+            "category_id": self.category + 1,
             "bbox": [round(x0, 3), round(y0, 3), round(x1 - x0, 3), round(y1 - y0, 3)],
-            "score": round(float(found.scores[place]), 6),
+            "score": round(self.score, 6),
         }
-        if found.masks is not None:
-            row["segmentation"] = encode_mask(shrink.mask_to_photo(found.masks[place]))
-        rows.append(row)
-    return rows
+        if self.mask is not None:
+            shrink = self.window.shrink
+            row["segmentation"] = encode_mask(shrink.mask_to_photo(self.mask.on((0, 0), shrink.fitted).astype(np.float32)))
+        return row
 
 
-def detect(detector: Detector, network: nn.Module, picture: Picture, side_px: int, limits: Limits) -> Found:
-    """Detections on one picture at network scale, alone in its batch: bytes do not depend on grouping, nor memory on numbers."""
+def _hits(found: Found, window: Window) -> list[_Hit]:
+    """The detections that count of a window (`Window.finds`); those that end up without area on the photo are left out."""
+    corners, counts = window.to_photo(found.boxes), window.finds(found.boxes)
+    return [
+        _Hit(
+            window,
+            int(found.categories[place]),
+            (x0, y0, x1, y1),
+            float(found.scores[place]),
+            None if found.masks is None else window.to_scaled(found.masks[place] >= 0.5),
+        )
+        for place, (x0, y0, x1, y1) in enumerate(corners.tolist())
+        if x1 > x0 and y1 > y0 and counts[place]
+    ]
+
+
+def _joined(hits: Sequence[_Hit], limits: Limits) -> list[_Hit]:
+    """The detections of all windows of a photo, the surest first, each defect once."""
+    ranked = sorted(hits, key=lambda hit: -hit.score)
+    boxes = torch.tensor([hit.box for hit in ranked]).reshape(-1, 4)
+    scores, categories = torch.tensor([hit.score for hit in ranked]), torch.tensor([hit.category for hit in ranked])
+    kept = without_repeats(boxes, scores, categories, limits.nms_iou)[: limits.max_detections]
+    return [ranked[int(place)] for place in kept]
+
+
+def _detect(detector: Detector, network: nn.Module, picture: Picture, side_px: int, limits: Limits) -> Found:
+    # Alone in its batch: bytes do not depend on grouping, nor memory on numbers.
     device = next(network.parameters()).device
     with torch.no_grad():
         return detector.decode(network, to_tensor([picture], side_px).to(device), limits)[0]
 
 
-def _detect_photo(detector: Detector, network: nn.Module, record: Record, side_px: int, limits: Limits) -> list[dict[str, Any]]:
-    shrink = fit(record.size, side_px)
-    found = detect(detector, network, shrink.shrink(read_rgb(record.path)), side_px, limits)
-    return to_results(found, record.image_id, shrink)
+def detect(
+    detector: Detector, network: nn.Module, picture: Picture, image_id: int, framing: Framing, limits: Limits
+) -> list[dict[str, Any]]:
+    """COCO results of one photo (H, W, 3) uint8, in its own pixels, the surest first.
+
+    Where it is shown in windows as well (`Framing.tiling`), small defects are found in these, and such as may be whole in none
+    of them in the whole photo as well; see `Window.finds`. What several windows show is kept once, by `nms_iou`.
+    """
+    shown = windows((picture.shape[0], picture.shape[1]), framing)
+    scaled = {window.shrink: window.shrink.shrink(picture) for window in shown}
+    hits: list[_Hit] = []
+    for window in shown:
+        hits += _hits(_detect(detector, network, window.cut(scaled[window.shrink]), framing.side_px, limits), window)
+    return [hit.result(image_id) for hit in (_joined(hits, limits) if len(shown) > 1 else hits)]
 
 
-def predict(detector: Detector, network: nn.Module, data: DetectionData, side_px: int, limits: Limits) -> list[dict[str, Any]]:
+def predict(
+    detector: Detector, network: nn.Module, data: DetectionData, framing: Framing, limits: Limits
+) -> list[dict[str, Any]]:
     """Detections on every image of a data set, good ones included, by image and falling score."""
     network.eval()
-    return [row for record in data.records for row in _detect_photo(detector, network, record, side_px, limits)]
+    return [
+        row
+        for record in data.records
+        for row in detect(detector, network, read_rgb(record.path), record.image_id, framing, limits)
+    ]

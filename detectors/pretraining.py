@@ -19,9 +19,10 @@ from detectors.drawn import CLASSES, Supply, coco_truth, side_at, validation_job
 from detectors.metrics import all_scores
 from detectors.model_files import HISTORY, WEIGHTS, history_csv, save_network, to_half
 from detectors.params import PretrainDetectorParams
-from detectors.predict import detect, to_results, to_tensor
+from detectors.predict import detect, to_tensor
 from detectors.protocol import COMPACT, DETECTORS
 from detectors.session import Session, fresh_network, open_session, validation_row, weight_groups
+from detectors.tiling import Framing
 from pipeline.records import write_json, write_text
 from pipeline.runlog import claim_folder, whole_folder
 from pipeline.training import History, LoopPlan, run_loop
@@ -69,8 +70,7 @@ def _validate(params: PretrainDetectorParams, session: Session, held: Held) -> d
     session.twin.eval()
     results: list[dict[str, Any]] = []
     for image_id, (example, side) in enumerate(zip(held.examples, held.sides_px, strict=True), 1):
-        found = detect(session.detector, session.twin, example.picture, side, params.limits)
-        results += to_results(found, image_id, example.fit)
+        results += detect(session.detector, session.twin, example.picture, image_id, Framing(side, None), params.limits)
     return all_scores(held.truth, results, params.max_detections, session.detector.has_masks)
 
 

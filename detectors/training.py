@@ -14,7 +14,7 @@ from torch import Tensor
 from detectors.arms import Arm, parse_arm
 from detectors.augment import augmenter
 from detectors.batches import Batches, Counts, Pools, open_batches
-from detectors.datasets import DataError, DetectionData, Example, from_labelled, from_manifest, load_example
+from detectors.datasets import DataError, DetectionData, Example, from_labelled, from_manifest
 from detectors.letterbox import fit, network_side
 from detectors.metrics import MATCH_IOU, all_scores, matched_scores
 from detectors.model_files import save_model
@@ -22,6 +22,7 @@ from detectors.params import Recipe, TrainParams
 from detectors.predict import predict, to_tensor
 from detectors.pretrained import first_weights
 from detectors.session import Session, fresh_network, open_session, validation_row, weight_groups
+from detectors.tiling import Framing, load_view, view
 from pipeline.folds import each_fold
 from pipeline.params import LabelParams
 from pipeline.records import fold_name, read_card, write_json
@@ -58,28 +59,28 @@ def load_fold(label_params: LabelParams, arm: Arm, prepared: Path, labelled: Pat
     return FoldData(train, val, from_labelled(labelled / fold_name(fold), train.classes, train.drawn_boxes))
 
 
-def load_pools(data: FoldData, arm: Arm, side_px: int) -> Pools:
-    """Every training image of an arm at network scale, in memory."""
+def load_pools(data: FoldData, arm: Arm, framing: Framing) -> Pools:
+    """Every training image of an arm at every scale it is shown at, in memory."""
     synthetic = data.synthetic.defective if data.synthetic is not None else ()
     return Pools(
-        tuple(load_example(r, side_px) for r in data.train.defective if arm.real),
-        tuple(load_example(r, side_px) for r in data.train.good),
-        tuple(load_example(r, side_px) for r in synthetic),
+        tuple(load_view(r, framing) for r in data.train.defective if arm.real),
+        tuple(load_view(r, framing) for r in data.train.good),
+        tuple(load_view(r, framing) for r in synthetic),
     )
 
 
-def side_of(data: DetectionData, image_px: int) -> int:
-    """Side of the network's square, from the train photos."""
-    return network_side((r.size for r in data.records), image_px)
+def framing_for(data: DetectionData, params: TrainParams) -> Framing:
+    """How photos are shown, the side of the network's square from the train photos."""
+    return Framing(network_side((r.size for r in data.records), params.image_px), params.tiling)
 
 
-def smallest_scale(data: DetectionData, side_px: int) -> float:
-    """How far the largest photo is shrunk: network pixels a photo pixel. Below a half, a warning says what that does."""
-    scale = round(min(min(fit(r.size, side_px).scale) for r in data.records), 4)
+def smallest_scale(data: DetectionData, framing: Framing) -> float:
+    """How far the largest photo is shrunk where it is shown largest. Below a half, a warning says what that does."""
+    scale = round(min(min(fit(r.size, framing.largest_px).scale) for r in data.records), 4)
     if scale < SMALL_SCALE:
         logger.warning(
-            "photos are shrunk to %.2f of their size, so that a defect of 15 px has %.0f px left; raise train.image_px, or cut "
-            "the photos into tiles before `prepare`",
+            "photos are shrunk to %.2f of their size, so that a defect of 15 px has %.0f px left; set train.tiling, so that they "
+            "are also shown in windows at a larger scale (docs/detectors.md), or raise train.image_px",
             scale,
             15 * scale,
         )
@@ -93,7 +94,7 @@ class Fitted:
     session: Session
     history: History
     counts: Counts
-    side_px: int
+    framing: Framing
     smallest_scale: float
     start: dict[str, Any]
 
@@ -130,13 +131,13 @@ def losses_at(recipe: Recipe, session: Session, side_px: int, batches: Batches) 
     return at
 
 
-def _after_step(params: TrainParams, session: Session, val: DetectionData, side_px: int) -> Callable[[int], None]:
+def _after_step(params: TrainParams, session: Session, val: DetectionData, framing: Framing) -> Callable[[int], None]:
     def after_step(done: int) -> None:
         session.ema.update(session.network)
         if done % params.validate_every and done != params.steps:
             return
         session.twin.load_state_dict(session.ema.average)
-        results = predict(session.detector, session.twin, val, side_px, params.limits)
+        results = predict(session.detector, session.twin, val, framing, params.limits)
         scores = all_scores(val.coco, results, params.max_detections, session.detector.has_masks)
         row = validation_row(done, scores)
         session.best.offer(row, session.ema.average)
@@ -148,10 +149,11 @@ def _after_step(params: TrainParams, session: Session, val: DetectionData, side_
 def fit_fold(recipe: Recipe, name: str, arm: Arm, data: FoldData, seed: int, work: Path) -> Fitted:
     """Train one network; resumes from the checkpoint in `work`."""
     params = recipe.train
-    side_px = side_of(data.train, params.image_px)
-    scale = smallest_scale(data.train, side_px)
+    framing = framing_for(data.train, params)
+    scale = smallest_scale(data.train, framing)
+    augment = augmenter(arm.recipe, data.train.drawn_boxes)
     batches = open_batches(
-        params, recipe.mix, load_pools(data, arm, side_px), augmenter(arm.recipe, data.train.drawn_boxes), seed
+        params, recipe.mix, load_pools(data, arm, framing), lambda one, own_seed: augment(view(one, own_seed), own_seed), seed
     )
     session, start = start_session(params, name, data.train.classes, seed)
     optimizer = torch.optim.AdamW(
@@ -167,12 +169,12 @@ def fit_fold(recipe: Recipe, name: str, arm: Arm, data: FoldData, seed: int, wor
     )
     history = run_loop(
         plan,
-        losses_at(recipe, session, side_px, batches),
+        losses_at(recipe, session, framing.side_px, batches),
         optimizer,
         {"network": session.network, "ema": session.ema, "best": session.best},
-        _after_step(params, session, data.val, side_px),
+        _after_step(params, session, data.val, framing),
     )
-    return Fitted(session, history, batches.counts, side_px, scale, start)
+    return Fitted(session, history, batches.counts, framing, scale, start)
 
 
 def image_counts(data: FoldData) -> dict[str, int]:
@@ -200,7 +202,8 @@ def _card(recipe: Recipe, name: str, arm: Arm, data: FoldData, fitted: Fitted) -
         "classes": list(data.train.classes),
         "params": settings(recipe, arm),
         "start": fitted.start,
-        "side_px": fitted.side_px,
+        "side_px": fitted.framing.side_px,
+        "tiling": None if fitted.framing.tiling is None else fitted.framing.tiling.model_dump(),
         "smallest_scale": fitted.smallest_scale,
         "parameters": sum(p.numel() for p in session.network.parameters()),
         "images": image_counts(data),
@@ -218,7 +221,7 @@ def val_instances(params: TrainParams, data: FoldData, fitted: Fitted) -> list[d
     session, coco = fitted.session, data.val.coco
     session.twin.load_state_dict(session.best.weights)
     defective = replace(data.val, records=data.val.defective)
-    results = predict(session.detector, session.twin, defective, fitted.side_px, params.limits)
+    results = predict(session.detector, session.twin, defective, fitted.framing, params.limits)
     scores, photos = matched_scores(coco, results, params.max_detections), {i["id"]: i["file_name"] for i in coco["images"]}
     return [
         {

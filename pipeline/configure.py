@@ -51,7 +51,10 @@ def configure(
     _set_source(document["prepare"], path.parent, data, layout, skip_invalid=skip_invalid)
     for name, value in settings.items():
         _merge(document, _nested(name, yaml.load(value)), "")
-    lines = [f"{key}: {before[key]} -> {value}" for key, value in _leaves(document) if before[key] != value]
+    after = _leaves(document)
+    lines = [
+        f"{key}: {before.get(key, '(not there)')} -> {value}" for key, value in after if key not in before or before[key] != value
+    ]
     for name, model in SECTIONS.items():
         parse_section(model, name, _plain(document.get(name)))
     if lines:
@@ -133,10 +136,11 @@ def _merge(target: Any, changes: Mapping[str, Any], where: str) -> None:
     for key, value in changes.items():
         if key not in target:
             raise ParamsError(f"{where}{key}: unknown parameter{nearest(str(key), list(map(str, target)))}")
-        if isinstance(target[key], Mapping) != isinstance(value, Mapping):
+        # A group that may be null becomes one or stops being one; whether it may, its section says.
+        if None not in (target[key], value) and isinstance(target[key], Mapping) != isinstance(value, Mapping):
             kinds = "a group of parameters" if isinstance(target[key], Mapping) else "one value"
             raise ParamsError(f"{where}{key}: expected {kinds}, got {_plain(value)!r}")
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and target[key] is not None:
             _merge(target[key], value, f"{where}{key}.")
         elif _plain(target[key]) != _plain(value):
             target[key] = value

@@ -32,6 +32,7 @@ from detectors.predict import predict
 from detectors.pretrained import ROOT, load_pretrained
 from detectors.protocol import COMPACT, DETECTORS, Detector
 from detectors.session import fresh_network
+from detectors.tiling import Framing, framing_of
 from detectors.training import FoldData, fit_fold, load_fold
 from pipeline.images import Mask
 from pipeline.labels.boxes import box_to_coco, coco_to_box, mask_inside, mask_to_box
@@ -62,7 +63,7 @@ class Network:
 
     detector: Detector
     network: torch.nn.Module
-    side_px: int
+    framing: Framing
 
 
 @dataclass(frozen=True)
@@ -135,25 +136,25 @@ def trained(name: str, fold: int, change: Callable[[DetectionData], DetectionDat
         kept.parent.mkdir(parents=True, exist_ok=True)
         fitted = fit_fold(used, "rtdetr", real, FoldData(change(plain.train), plain.val, None), fold, kept.parent)
         building = kept.with_suffix(".tmp")
-        torch.save({"side_px": fitted.side_px, "weights": fitted.session.best.weights}, building)
+        torch.save({"side_px": fitted.framing.side_px, "weights": fitted.session.best.weights}, building)
         building.replace(kept)
     found = torch.load(kept, weights_only=True)
     network.load_state_dict(found["weights"])
-    return Network(detector, network.eval(), found["side_px"])
+    return Network(detector, network.eval(), Framing(found["side_px"], None))
 
 
 def stored(detector: str, fold: int) -> Network:
     """Arm `real` of the detector's study."""
     model = load_model(STUDIES[detector] / "data" / "models" / detector / "real" / fold_name(fold))
-    return Network(model.detector, model.network, model.card["side_px"])
+    return Network(model.detector, model.network, framing_of(model.card))
 
 
-def untrained(side_px: int) -> Network:
+def untrained(framing: Framing) -> Network:
     """RT-DETR as pre-trained on drawn defects, with their types."""
     classes = json.loads((ROOT / "rtdetr" / CLASSES).read_text(encoding="utf-8"))
     network = fresh_network("rtdetr", COMPACT, len(classes), 0)
     network.load_state_dict(load_pretrained("rtdetr")[0])
-    return Network(DETECTORS["rtdetr"](), network.eval(), side_px)
+    return Network(DETECTORS["rtdetr"](), network.eval(), framing)
 
 
 def looks(network: Network, fold: int, *, masks: bool) -> Iterator[Seen]:
@@ -167,13 +168,13 @@ def looks(network: Network, fold: int, *, masks: bool) -> Iterator[Seen]:
     label, params = recipe(STUDY).label, recipe(STUDY).train
     pool = from_manifest(PREPARED / "train", fold, "unused", label)
     good = from_manifest(PREPARED / "val", fold, "val", label).good
-    false = predict(network.detector, network.network, replace(pool, records=good), network.side_px, params.limits)
+    false = predict(network.detector, network.network, replace(pool, records=good), network.framing, params.limits)
     alarms = sorted((row["score"] for row in false), reverse=True)
     allowed = int(ALARMS * len(good))
     bound = alarms[allowed] if len(alarms) > allowed else 0.0
     parts = {sample.image: sample.part_id for sample in read_manifest(PREPARED / "train", fold)}
     for record in pool.defective:
-        rows = predict(network.detector, network.network, replace(pool, records=(record,)), network.side_px, params.limits)
+        rows = predict(network.detector, network.network, replace(pool, records=(record,)), network.framing, params.limits)
         rows = [row for row in rows if row["score"] > bound]
         areas = [area_of(row, record.size, masks=masks) for row in rows]
         every = np.logical_or.reduce([decode_mask(a["segmentation"]) for a in record.annotations])
@@ -242,7 +243,7 @@ def held_out(folds: Sequence[int], kinds: Sequence[str]) -> dict[str, Any]:
     every: dict[str, list[Seen]] = {"before": [], "all": []}
     for fold in folds:
         everything = stored("rtdetr", fold)
-        for name, network in (("before", untrained(everything.side_px)), ("all", everything)):
+        for name, network in (("before", untrained(everything.framing)), ("all", everything)):
             every[name] += looks(network, fold, masks=False)
     rows: dict[str, Any] = {}
     for kind in kinds:

@@ -223,7 +223,7 @@ def train(runs: Runs, name: str, fold: int) -> None:
 def score(fitted: Fitted, params: TrainParams, data: DetectionData, record: Path) -> Any:
     """Scores of the network in `session.twin`; its matches are kept."""
     session = fitted.session
-    results = predict(session.detector, session.twin, data, fitted.side_px, params.limits)
+    results = predict(session.detector, session.twin, data, fitted.framing, params.limits)
     runs = coco_runs(data.coco, results, params.max_detections, session.detector.has_masks)
     write_record(record, match_record(data.coco, results, runs))
     return scores_of_runs(data.coco, results, runs)

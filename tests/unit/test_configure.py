@@ -84,6 +84,21 @@ def test_single_values_are_set_last(file: Path):
     assert lines[:2] == ["prepare.k: 5 -> 3", "prepare.folds: [0] -> [0, 2]"]
 
 
+def test_a_group_that_may_be_null_is_switched_on_changed_and_off(file: Path):
+    def told(value: str) -> list[str]:
+        return configure(file, None, None, None, skip_invalid=False, settings={"train.tiling": value})
+
+    group = {"photo_px": 640, "overlap": 0.25, "whole_share": 0.5}
+    assert told(str(group))[0] == "train.tiling.photo_px: (not there) -> 640"
+    assert yaml.safe_load(file.read_bytes())["train"]["tiling"] == group
+    assert told("{photo_px: 960}") == ["train.tiling.photo_px: 640 -> 960"]
+    assert told("null") == ["train.tiling: (not there) -> None"]
+    assert yaml.safe_load(file.read_bytes())["train"]["tiling"] is None
+    for name, value in (("synthesize.defectfill.prune", "{after: 0.5}"), ("synthesize.warp", "null")):
+        with pytest.raises(ParamsError, match=name.replace(".", r"\.")):
+            configure(file, None, None, None, skip_invalid=False, settings={name: value})
+
+
 def test_numbers_wanted_of_single_types_and_comments_stay(tmp_path: Path):
     targets = tmp_path / "targets.yaml"
     targets.write_text("# Mine.\ndefault: {small: 3}\ntypes: {crack: 7}  # by hand\n")

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
+import torch
 
 from detectors.datasets import DataError, from_labelled, from_manifest, load_example
 from detectors.letterbox import PAD_GREY, fit, network_side, pad
-from detectors.predict import to_results
-from detectors.protocol import Found
+from detectors.params import TilingParams
+from detectors.predict import detect
+from detectors.protocol import Found, Limits
+from detectors.tiling import Framing
 from detectors.training import smallest_scale
 from pipeline.params import LabelParams
 from pipeline.stages.label import label
@@ -44,6 +47,18 @@ def test_padding_is_grey_right_and_below():
     assert square[10, 0].tolist() == square[0, 20].tolist() == [PAD_GREY] * 3
 
 
+class Fixed:
+    """A detector that always finds the same."""
+
+    has_masks = True
+
+    def __init__(self, found):
+        self.found = found
+
+    def decode(self, network, pictures, limits):
+        return [self.found]
+
+
 def test_detections_come_back_in_pixels_of_the_photo_exactly():
     shrink = fit((200, 400), 128)  # fitted to 64 x 128, factor 0.32
     box = (40.0, 20.0, 120.0, 180.0)
@@ -51,7 +66,8 @@ def test_detections_come_back_in_pixels_of_the_photo_exactly():
     mask[:64, :128] = 1
     inside = shrink.to_network(box)
     found = Found(np.array([inside, (0, 60, 128, 128)]), np.array([0.9, 0.5]), np.array([2, 0]), np.stack([mask, mask]))
-    rows = to_results(found, 7, shrink)
+    photo = np.zeros((200, 400, 3), np.uint8)
+    rows = detect(Fixed(found), torch.nn.Linear(1, 1), photo, 7, Framing(128, None), Limits(0.001, 100, 0.6))
     assert rows[0]["bbox"] == [40.0, 20.0, 80.0, 160.0]
     assert (rows[0]["image_id"], rows[0]["category_id"], rows[0]["score"]) == (7, 3, 0.9)
     assert rows[0]["segmentation"]["size"] == [200, 400]
@@ -66,8 +82,9 @@ def test_a_thin_scratch_survives_shrinking():
 
 def test_photos_that_shrink_below_half_are_warned_of(tmp_path, caplog):
     data = from_manifest(write_prepared(tmp_path, 96) / "train", 0, "train", RULES)
-    assert smallest_scale(data, 96) == 1.0
-    assert smallest_scale(data, 64) == 0.6667
+    assert smallest_scale(data, Framing(96, None)) == 1.0
+    assert smallest_scale(data, Framing(64, None)) == 0.6667
+    assert smallest_scale(data, Framing(32, TilingParams(photo_px=64, overlap=0.25, whole_share=0.5))) == 0.6667
     assert not caplog.records
-    assert smallest_scale(data, 32) == 0.3333
-    assert "a defect of 15 px has 5 px left; raise train.image_px" in caplog.text
+    assert smallest_scale(data, Framing(32, None)) == 0.3333
+    assert "a defect of 15 px has 5 px left; set train.tiling" in caplog.text

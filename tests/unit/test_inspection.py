@@ -16,6 +16,7 @@ from detectors.params import EvaluateParams
 from detectors.predict import predict
 from detectors.protocol import COMPACT, DETECTORS
 from detectors.session import fresh_network
+from detectors.tiling import Framing
 from pipeline.labels.coco import encode_mask
 from pipeline.params import LabelParams, load_section
 from tests.conftest import ROOT
@@ -31,7 +32,7 @@ def params() -> EvaluateParams:
 def model(folder: Path, name: str) -> Path:
     """Fresh weights: what they find is nonsense, but always the same nonsense."""
     network = fresh_network(name, COMPACT, len(CLASSES), 0)
-    card = {"detector": name, "arm": {"name": "real"}, "fold": 0, "classes": list(CLASSES), "side_px": 64}
+    card = {"detector": name, "arm": {"name": "real"}, "fold": 0, "classes": list(CLASSES), "side_px": 64, "tiling": None}
     save_model(folder, network.state_dict(), DETECTORS[name]().architecture(len(CLASSES), COMPACT), [{"loss": 1.0}], card)
     return folder
 
@@ -51,7 +52,7 @@ def test_photos_are_answered_as_evaluate_answers_them(place: Path, tmp_path: Pat
     test, trained = from_manifest(place / "prepared/test", 0, "test", label), load_model(place / name)
     counts = inspect(params(), place / name, place / "prepared/test/images", tmp_path / "out", SCORE)
     found = json.loads((tmp_path / "out/detections.json").read_text())
-    wanted = predict(trained.detector, trained.network, test, 64, params().limits)
+    wanted = predict(trained.detector, trained.network, test, Framing(64, None), params().limits)
     by_name = {Path(image["file_name"]).name: image["id"] for image in test.coco["images"]}
     ids = {image["id"]: by_name[image["file_name"]] for image in found["images"]}
     assert counts["photos"] == len(test.records) == len(ids)
@@ -85,7 +86,7 @@ def test_a_dark_photo_of_sixteen_bits_stays_dark_beside_a_bright_one(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     seen: list[int] = []
-    monkeypatch.setattr("detectors.inspection._detections", lambda p, t, picture, i: seen.append(int(picture.max())) or [])
+    monkeypatch.setattr("detectors.inspection.detect", lambda d, n, picture, *rest: seen.append(int(picture.max())) or [])
     (tmp_path / "photos").mkdir()
     for name, value in (("bright", 4095), ("dark", 1000)):
         Image.fromarray(np.full((64, 64), value, np.uint16)).save(tmp_path / "photos" / f"{name}.png")
