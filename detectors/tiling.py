@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,7 +158,7 @@ class LargeExample:
 
     Attributes:
         whole: At the network's scale.
-        picture: At the windows' scale.
+        picture: At the windows' scale, read-only and on disk: hundreds of photos of some megapixels would fill the memory.
         marks: Class index, box and mask of each defect, in the pixels of `picture`.
         shrink: Scale of `picture`.
         framing: Of the network.
@@ -170,14 +171,22 @@ class LargeExample:
     framing: Framing
 
 
-def load_view(record: Record, framing: Framing) -> Example | LargeExample:
-    """Read one image with its targets, at every scale it is shown at."""
+def load_view(record: Record, framing: Framing, folder: Path) -> Example | LargeExample:
+    """Read one image with its targets, at every scale it is shown at; `folder` gets pictures that windows are cut from."""
     whole = load_example(record, framing.side_px)
     if framing.tiling is None or fit(record.size, framing.largest_px) == whole.fit:
         return whole
     large = load_example(record, framing.largest_px)
     marks = tuple((t.category, t.box, patch_of(t.mask)) for t in large.targets)
-    return LargeExample(whole, large.picture, marks, large.fit, framing)
+    return LargeExample(
+        whole, _on_disk(large.picture, folder / f"{record.path.stem}-{record.image_id}.npy"), marks, large.fit, framing
+    )
+
+
+def _on_disk(picture: Picture, path: Path) -> Picture:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, picture)
+    return np.load(path, mmap_mode="r")
 
 
 def view(example: Example | LargeExample, seed: int) -> Example:
@@ -200,7 +209,7 @@ def view(example: Example | LargeExample, seed: int) -> Example:
     targets = _targets(example.marks, window)
     if example.marks and not targets:
         return example.whole
-    return Example(window.cut(example.picture), targets, example.shrink)
+    return Example(np.array(window.cut(example.picture)), targets, example.shrink)
 
 
 def _start(rng: np.random.Generator, length: int, side_px: int, span: tuple[float, float] | None) -> int:

@@ -59,13 +59,13 @@ def load_fold(label_params: LabelParams, arm: Arm, prepared: Path, labelled: Pat
     return FoldData(train, val, from_labelled(labelled / fold_name(fold), train.classes, train.drawn_boxes))
 
 
-def load_pools(data: FoldData, arm: Arm, framing: Framing) -> Pools:
-    """Every training image of an arm at every scale it is shown at, in memory."""
+def load_pools(data: FoldData, arm: Arm, framing: Framing, work: Path) -> Pools:
+    """Every training image of an arm at every scale it is shown at: in memory, but for what windows are cut from, in `work`."""
     synthetic = data.synthetic.defective if data.synthetic is not None else ()
     return Pools(
-        tuple(load_view(r, framing) for r in data.train.defective if arm.real),
-        tuple(load_view(r, framing) for r in data.train.good),
-        tuple(load_view(r, framing) for r in synthetic),
+        tuple(load_view(r, framing, work / "real") for r in data.train.defective if arm.real),
+        tuple(load_view(r, framing, work / "good") for r in data.train.good),
+        tuple(load_view(r, framing, work / "synthetic") for r in synthetic),
     )
 
 
@@ -151,10 +151,9 @@ def fit_fold(recipe: Recipe, name: str, arm: Arm, data: FoldData, seed: int, wor
     params = recipe.train
     framing = framing_for(data.train, params)
     scale = smallest_scale(data.train, framing)
+    pools = load_pools(data, arm, framing, work / f"{fold_name(seed)}-photos")
     augment = augmenter(arm.recipe, data.train.drawn_boxes)
-    batches = open_batches(
-        params, recipe.mix, load_pools(data, arm, framing), lambda one, own_seed: augment(view(one, own_seed), own_seed), seed
-    )
+    batches = open_batches(params, recipe.mix, pools, lambda one, own_seed: augment(view(one, own_seed), own_seed), seed)
     session, start = start_session(params, name, data.train.classes, seed)
     optimizer = torch.optim.AdamW(
         weight_groups(session.network, params.weight_decay), lr=params.lr * params.tuning(name).lr_scale

@@ -5,7 +5,8 @@ Writes reports/bench/proof.json, and the table of each study as reports/bench/pr
 Each study is a copy of this project below .work/bench-proof, in which the product's own command runs: profile `proof`, three
 folds, `dvc repro`. A killed bench goes on where it was, stage by stage and inside trainings; a copy stays at the commit it was
 made from, which the result names, until `--again <study>` makes it anew. Results of studies whose copies are gone stay in the
-JSON file with their commit. What was not run says so.
+JSON file with their commit, and which detections were right in reports/bench/records/<study>/, so that what is trained later
+can be compared with them. What was not run says so.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import yaml
 
 from flows.copies import log_of, open_copy, reproduce_copy, run
-from pipeline.matches import MATCHES, read_record, record_name
+from pipeline.matches import MATCHES, MatchRecord, read_record, record_name
 from tests.bench.bars import FOLDER, bar, work_folder, write_bars
 from tests.bench.gaps import gap
 
@@ -41,7 +42,9 @@ FOLDS = (0, 1, 2)
 GAINS = {"real": 0.10, "classical": 0.03}
 """What the best learned arm has to gain, in mAP50, over the baselines."""
 MORE_PARTS = {"magnetic_tile-real-all": "magnetic_tile-real"}
-"""Studies of real photos alone that differ in K, and what the first is compared with."""
+"""Studies of real photos alone that differ in K: `real` of the first minus `real` of the second; None where records lack."""
+RECORDS = "records"
+"""Below reports/bench: the match records of a study, as `evaluate` left them in its copy."""
 NOTE = "note.txt"
 """In a copy that was brought forward by hand: which of its stages ran at other commits than the one it stands at."""
 FAST = {"synthesize.defectfill.autocast": "bf16"}
@@ -157,22 +160,24 @@ def result(name: str) -> dict[str, Any] | None:
     about: dict[str, Any] = {"commit": commit_of(folder), "settings": dict(study.settings), "wanted": study.wanted}
     if (folder / NOTE).exists():
         about["note"] = (folder / NOTE).read_text(encoding="utf-8").strip()
+    keep_records(name)
     if name in MORE_PARTS:
-        here = result(MORE_PARTS[name]) is not None
-        kept = past().get(name, {}).get("minus_fewer_parts")
-        about["minus_fewer_parts"] = more_parts(folder, WORK / MORE_PARTS[name], comparison) if here else kept
+        detectors = comparison["detectors"]
+        about["minus_fewer_parts"] = {d: gap(records(name, d, "real"), records(MORE_PARTS[name], d, "real")) for d in detectors}
     return {**about, "trained_on": params["train"]["device"], "comparison": comparison}
 
 
-def more_parts(folder: Path, other: Path, comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """By detector, arm `real` of one study minus that of another on the same test photos; see `gap`. None: not in both."""
-    found = {}
-    for detector in comparison["detectors"]:
-        names = {fold: record_name(detector, "real", fold) for fold in FOLDS}
-        places = [{fold: one / "reports" / "eval" / MATCHES / file for fold, file in names.items()} for one in (folder, other)]
-        records = [{fold: read_record(file) for fold, file in own.items() if file.exists()} for own in places]
-        found[detector] = gap(*records)
-    return found
+def keep_records(name: str) -> None:
+    """The records of a study's copy, in place of those kept of it before."""
+    kept = FOLDER / RECORDS / name
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(WORK / name / "reports" / "eval" / MATCHES, kept)
+
+
+def records(name: str, detector: str, arm: str) -> dict[int, MatchRecord]:
+    """By fold, which detections of a study's trainings were right; empty where none are kept."""
+    files = {fold: FOLDER / RECORDS / name / record_name(detector, arm, fold) for fold in FOLDS}
+    return {fold: read_record(file) for fold, file in files.items() if file.exists()}
 
 
 def keep_table(name: str) -> None:

@@ -92,7 +92,7 @@ def test_the_arm_of_synthetic_defects_alone_sees_no_real_one(tmp_path):
     label(RULES, write_selected(tmp_path, 32), prepared / "train", tmp_path / "labelled")
     arm = parse_arm("copy_paste_only")
     data = load_fold(RULES, arm, prepared, tmp_path / "labelled", 0)
-    loaded = load_pools(data, arm, Framing(32, None))
+    loaded = load_pools(data, arm, Framing(32, None), tmp_path)
     assert (len(loaded.real), len(loaded.good)) == (0, len(data.train.good))
     assert len(loaded.synthetic) == len(data.synthetic.defective) > 0
     assert batches_of(loaded, until=0.5).late.synthetic > 0

@@ -1,12 +1,15 @@
 """What the proof's bench says of studies that were run, were run before, or were not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from pipeline.matches import MATCHES, MatchRecord, record_name, write_record
 from tests.architecture.stage_code import stages
 from tests.bench import proof
+from tests.unit.test_bench_gaps import record
 
 
 def study(mean: float, low: float) -> dict[str, object]:
@@ -35,9 +38,10 @@ def test_a_gain_of_ten_points_over_real_holds_where_its_interval_does_and_a_stud
 
 def test_what_was_done_by_hand_in_a_copy_is_said_beside_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(proof, "WORK", tmp_path)
+    monkeypatch.setattr(proof, "FOLDER", tmp_path / "kept")
     monkeypatch.setattr(proof, "commit_of", lambda folder: "abc")
     copy = tmp_path / "deep_pcb"
-    (copy / "reports/eval").mkdir(parents=True)
+    (copy / "reports/eval/matches").mkdir(parents=True)
     (copy / "reports/eval/metrics.json").write_text("{}")
     (copy / "reports/comparison.json").write_text("{}")
     (copy / "params.yaml").write_text("train: {device: cpu}")
@@ -48,32 +52,33 @@ def test_what_was_done_by_hand_in_a_copy_is_said_beside_its_result(tmp_path: Pat
     assert told is not None and told["note"] == "labels are of commit abc"
 
 
-def test_what_more_parts_gain_is_kept_where_the_study_it_is_compared_with_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(proof, "WORK", tmp_path)
-    monkeypatch.setattr(proof, "FOLDER", tmp_path)
-    monkeypatch.setattr(proof, "commit_of", lambda folder: "abc")
-    monkeypatch.setattr(proof, "more_parts", lambda folder, other, comparison: {"rtdetr": [0.1, 0.0, 0.2]})
+def leave(work: Path, name: str, records: dict[int, MatchRecord]) -> None:
+    """What a finished study of real photos leaves in its copy."""
+    comparison = {"detectors": {"rtdetr": {}}}
+    for fold, one in records.items():
+        write_record(work / name / "reports/eval" / MATCHES / record_name("rtdetr", "real", fold), one)
+    (work / name / "reports/eval/metrics.json").write_text("{}")
+    (work / name / "reports/comparison.json").write_text(json.dumps(comparison))
+    (work / name / "params.yaml").write_text("train: {device: cpu}")
 
-    def leave(name: str) -> None:
-        (tmp_path / name / "reports/eval").mkdir(parents=True)
-        (tmp_path / name / "reports/eval/metrics.json").write_text("{}")
-        (tmp_path / name / "reports/comparison.json").write_text("{}")
-        (tmp_path / name / "params.yaml").write_text("train: {device: cpu}")
+
+def test_a_study_is_compared_with_one_whose_copy_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(proof, "WORK", tmp_path / "work")
+    monkeypatch.setattr(proof, "FOLDER", tmp_path / "kept")
+    monkeypatch.setattr(proof, "commit_of", lambda folder: "abc")
 
     def found() -> object:
         told = proof.result("magnetic_tile-real-all")
         return told and told["minus_fewer_parts"]
 
-    leave("magnetic_tile-real-all")
-    assert found() is None
-    (tmp_path / "proof.json").write_text(
-        json.dumps({"results": {"magnetic_tile-real-all": {"minus_fewer_parts": {"rtdetr": [0.3]}}}})
-    )
-    assert found() == {"rtdetr": [0.3]}
-    leave("magnetic_tile-real")
-    assert found() == {"rtdetr": [0.1, 0.0, 0.2]}
+    # Every defect found against none, on both folds: a difference of one, whichever parts are drawn.
+    all_found, none_found = ({fold: record(finds=hit) for fold in (0, 1)} for hit in (True, False))
+    leave(tmp_path / "work", "magnetic_tile-real-all", all_found)
+    assert found() == {"rtdetr": None}
+    leave(tmp_path / "work", "magnetic_tile-real", none_found)
+    proof.result("magnetic_tile-real")
+    shutil.rmtree(tmp_path / "work" / "magnetic_tile-real")
+    assert found() == {"rtdetr": [1.0, 1.0, 1.0]}
 
 
 def test_a_study_learns_only_generators_that_it_runs_and_runs_stages_that_exist():

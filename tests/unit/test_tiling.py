@@ -209,9 +209,10 @@ def test_a_detector_learns_in_windows_and_its_card_says_so(tmp_path: Path):
     )
     prepared, arm = write_prepared(tmp_path, 96), parse_arm("real")
     data = load_fold(label, arm, prepared, None, 0)
-    pools = load_pools(data, arm, Framing(64, train.tiling))
+    pools = load_pools(data, arm, Framing(64, train.tiling), tmp_path)
     assert all(isinstance(e, LargeExample) and e.picture.shape == (96, 96, 3) for e in (*pools.real, *pools.good))
-    assert not isinstance(load_view(data.train.defective[0], Framing(96, train.tiling)), LargeExample)
+    assert not any(e.picture.flags.writeable for e in (*pools.real, *pools.good))
+    assert not isinstance(load_view(data.train.defective[0], Framing(96, train.tiling), tmp_path), LargeExample)
     fitted = fit_fold(
         Recipe(train, load_section("mix", MixParams, ROOT / "params.yaml"), label), "rtdetr", arm, data, 0, tmp_path
     )
