@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,22 +101,21 @@ def from_labelled(folder: Path, classes: Sequence[str], drawn_boxes: bool) -> De
 
 @dataclass(frozen=True)
 class Example:
-    """A picture at network scale (not yet padded), its targets in the same pixels, and the way back to the photo."""
+    """A picture at network scale (not yet padded), its targets in the same pixels, and how the photo it shows was scaled."""
 
     picture: Picture
     targets: tuple[Target, ...]
     fit: Fit
 
 
+def targets_at(record: Record, shrink: Fit) -> Iterator[Target]:
+    """The defects of one image, one after the other, as it is scaled."""
+    for a in record.annotations:
+        mask = shrink.shrink_mask(decode_mask(a["segmentation"]))
+        yield Target(a["category_id"] - 1, shrink.to_network(coco_to_box(a["bbox"])), mask)
+
+
 def load_example(record: Record, side_px: int) -> Example:
     """Read and shrink one image with its targets."""
     shrink = fit(record.size, side_px)
-    targets = tuple(
-        Target(
-            a["category_id"] - 1,
-            shrink.to_network(coco_to_box(a["bbox"])),
-            shrink.shrink_mask(decode_mask(a["segmentation"])),
-        )
-        for a in record.annotations
-    )
-    return Example(shrink.shrink(read_rgb(record.path)), targets, shrink)
+    return Example(shrink.shrink(read_rgb(record.path)), tuple(targets_at(record, shrink)), shrink)

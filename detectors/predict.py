@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detectors.adapter_parts import without_repeats
 from detectors.datasets import DetectionData
 from detectors.letterbox import pad
 from detectors.protocol import Detector, Found, Limits
-from detectors.tiling import Framing, Patch, Window, windows
+from detectors.tiling import REPEAT_SHARE, Framing, Patch, Window, windows
 from pipeline.images import Picture, read_rgb
 from pipeline.labels.coco import encode_mask
+from pipeline.records import Box
 
 
 def to_tensor(pictures: Sequence[Picture], side_px: int) -> Tensor:
@@ -31,7 +31,7 @@ class _Hit:
 
     window: Window
     category: int
-    box: tuple[float, float, float, float]
+    box: Box
     score: float
     mask: Patch | None
 
@@ -66,12 +66,27 @@ def _hits(found: Found, window: Window) -> list[_Hit]:
 
 
 def _joined(hits: Sequence[_Hit], limits: Limits) -> list[_Hit]:
-    """The detections of all windows of a photo, the surest first, each defect once."""
-    ranked = sorted(hits, key=lambda hit: -hit.score)
-    boxes = torch.tensor([hit.box for hit in ranked]).reshape(-1, 4)
-    scores, categories = torch.tensor([hit.score for hit in ranked]), torch.tensor([hit.category for hit in ranked])
-    kept = without_repeats(boxes, scores, categories, limits.nms_iou)[: limits.max_detections]
-    return [ranked[int(place)] for place in kept]
+    """The detections of all windows of a photo, the surest first, each defect once.
+
+    What one window shows is left as its detector told it apart. Windows differ in scale and in what they cut, so by intersection
+    over union their boxes of one defect may share little (arXiv 2202.06934 joins by the smaller box, too).
+    """
+    kept: list[_Hit] = []
+    for hit in sorted(hits, key=lambda one: -one.score):
+        others = (one for one in kept if one.category == hit.category and one.window is not hit.window)
+        if not any(_shared(hit.box, one.box) > REPEAT_SHARE for one in others):
+            kept.append(hit)
+        if len(kept) == limits.max_detections:
+            break
+    return kept
+
+
+def _shared(one: Box, other: Box) -> float:
+    """The intersection of two boxes as a share of the smaller one."""
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return max(0.0, wide) * max(0.0, high) / smaller
 
 
 def _detect(detector: Detector, network: nn.Module, picture: Picture, side_px: int, limits: Limits) -> Found:
@@ -87,7 +102,7 @@ def detect(
     """COCO results of one photo (H, W, 3) uint8, in its own pixels, the surest first.
 
     Where it is shown in windows as well (`Framing.tiling`), small defects are found in these, and such as may be whole in none
-    of them in the whole photo as well; see `Window.finds`. What several windows show is kept once, by `nms_iou`.
+    of them in the whole photo as well; see `Window.finds`. What several windows show is kept once.
     """
     shown = windows((picture.shape[0], picture.shape[1]), framing)
     scaled = {window.shrink: window.shrink.shrink(picture) for window in shown}

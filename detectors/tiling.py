@@ -24,7 +24,9 @@ from pipeline.seeds import derive_seed
 EDGE_PX = 3
 """A detection that ends this near to where its window was cut out of the photo is taken for a piece of a larger one."""
 LEAST_SHARE = 0.2
-"""Of a defect's pixels that a window has to show, or the defect is no target there."""
+"""A defect is a target in a window that shows this share of its pixels, or of as many as the window is wide if that is less."""
+REPEAT_SHARE = 0.5
+"""Two boxes of one type from different windows that share more than this of the smaller one show the same defect."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ class Framing:
 
 
 def framing_of(card: dict[str, Any]) -> Framing:
-    """The framing a model was trained with, from its card."""
-    return Framing(card["side_px"], TilingParams(**card["tiling"]) if card["tiling"] is not None else None)
+    """The framing a model was trained with, from its card; cards from before there were windows do not name them."""
+    tiling = card.get("tiling")
+    return Framing(card["side_px"], TilingParams(**tiling) if tiling is not None else None)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class Window:
             width - boxes[:, 2] if x + width < right else far,
             height - boxes[:, 3] if y + height < bottom else far,
         )
-        longer = np.max((boxes[:, 2:] - boxes[:, :2]) / np.array(self.shrink.scale), axis=1)
+        corners = self.to_photo(boxes)
+        longer = np.max(corners[:, 2:] - corners[:, :2], axis=1)
         return (np.min(edges, axis=0) > EDGE_PX) & (longer >= self.least_px)
 
 
@@ -101,11 +105,21 @@ class Patch:
 
     Attributes:
         corner: x and y of the rectangle.
-        cells: (h, w) bool.
+        size: Its height and width.
+        bits: Its pixels, eight a byte.
+        pixels: How many of them belong to the mask.
     """
 
     corner: tuple[int, int]
-    cells: Mask
+    size: tuple[int, int]
+    bits: NDArray[np.uint8]
+    pixels: int
+
+    @property
+    def cells(self) -> Mask:
+        """(h, w) bool, the rectangle."""
+        height, width = self.size
+        return np.unpackbits(self.bits, count=height * width).reshape(height, width).astype(bool)
 
     def on(self, corner: tuple[int, int], size: tuple[int, int]) -> Mask:
         """The mask on the rectangle of `size` (height, width) at `corner` (x, y)."""
@@ -120,9 +134,10 @@ class Patch:
 def patch_of(mask: Mask, corner: tuple[int, int] = (0, 0)) -> Patch:
     """The patch of an (H, W) mask whose top left pixel lies at `corner`."""
     if not mask.any():
-        return Patch(corner, np.zeros((0, 0), dtype=bool))
+        return Patch(corner, (0, 0), np.zeros(0, np.uint8), 0)
     x0, y0, x1, y1 = mask_to_box(mask)
-    return Patch((corner[0] + x0, corner[1] + y0), mask[y0:y1, x0:x1].copy())
+    cells = mask[y0:y1, x0:x1]
+    return Patch((corner[0] + x0, corner[1] + y0), (y1 - y0, x1 - x0), np.packbits(cells), int(cells.sum()))
 
 
 def starts(length: int, side_px: int, overlap: float) -> list[int]:
@@ -137,7 +152,8 @@ def starts(length: int, side_px: int, overlap: float) -> list[int]:
 def windows(size: tuple[int, int], framing: Framing) -> list[Window]:
     """Everything the network is shown of a photo of `size` (height, width), the whole photo first.
 
-    A defect shorter than the overlap of two windows, less `EDGE_PX` at either end, is whole in one of them wherever it lies.
+    A defect shorter than the overlap of two windows, less `EDGE_PX` at either end, is whole in one of them wherever it lies. The
+    whole photo hands over two of its own pixels below that, since it shows lengths no more exactly.
     """
     side, whole, large = framing.side_px, fit(size, framing.side_px), fit(size, framing.largest_px)
     if framing.tiling is None or large == whole:
@@ -145,11 +161,15 @@ def windows(size: tuple[int, int], framing: Framing) -> list[Window]:
     overlap = framing.tiling.overlap
     height, width = (min(side, length) for length in large.fitted)
     across, down = (starts(length, side, overlap) for length in large.fitted[::-1])
-    small_px = (side * overlap - 2 * EDGE_PX) / max(large.scale)
+    small_px = (side * overlap - 2 * EDGE_PX) / max(large.scale) - 2 / min(whole.scale)
     return [
-        Window(whole, (0, 0), whole.fitted, small_px),
+        Window(whole, (0, 0), whole.fitted, max(0.0, small_px)),
         *(Window(large, (x, y), (height, width)) for y in down for x in across),
     ]
+
+
+Mark = tuple[int, Box, Patch]
+"""Class index, box and mask of a defect."""
 
 
 @dataclass(frozen=True)
@@ -159,14 +179,14 @@ class LargeExample:
     Attributes:
         whole: At the network's scale.
         picture: At the windows' scale, read-only and on disk: hundreds of photos of some megapixels would fill the memory.
-        marks: Class index, box and mask of each defect, in the pixels of `picture`.
+        marks: Its defects, in the pixels of `picture`.
         shrink: Scale of `picture`.
         framing: Of the network.
     """
 
     whole: Example
     picture: Picture
-    marks: tuple[tuple[int, Box, Patch], ...]
+    marks: tuple[Mark, ...]
     shrink: Fit
     framing: Framing
 
@@ -192,8 +212,8 @@ def _on_disk(picture: Picture, path: Path) -> Picture:
 def view(example: Example | LargeExample, seed: int) -> Example:
     """What a step is shown of a photo: all of it, or a window at random, which depends on the photo and the seed alone.
 
-    A window of a defective photo has all of one of its defects, drawn at random, or is full of it where the defect is the larger.
-    Where no defect shows a fifth of its pixels in it, the whole photo is taken.
+    A window of a defective photo has all of one of its defects, drawn at random, or, along an axis where that is longer than the
+    window, what lies around one of its pixels. Where no defect is a target in it (`LEAST_SHARE`), the whole photo is taken.
     """
     if isinstance(example, Example):
         return example
@@ -202,9 +222,8 @@ def view(example: Example | LargeExample, seed: int) -> Example:
     if tiling is None or rng.random() < tiling.whole_share:
         return example.whole
     height, width = example.shrink.fitted
-    box = example.marks[int(rng.integers(len(example.marks)))][1] if example.marks else None
-    x = _start(rng, width, side, (box[0], box[2]) if box else None)
-    y = _start(rng, height, side, (box[1], box[3]) if box else None)
+    across, down = _spans(rng, example.marks, side)
+    x, y = _start(rng, width, side, across), _start(rng, height, side, down)
     window = Window(example.shrink, (x, y), (min(side, height), min(side, width)))
     targets = _targets(example.marks, window)
     if example.marks and not targets:
@@ -212,18 +231,30 @@ def view(example: Example | LargeExample, seed: int) -> Example:
     return Example(np.array(window.cut(example.picture)), targets, example.shrink)
 
 
+def _spans(rng: np.random.Generator, marks: Sequence[Mark], side_px: int) -> Sequence[tuple[float, float] | None]:
+    """What a window has to hold along x and y, of a defect drawn at random; None for a photo without defects."""
+    if not marks:
+        return None, None
+    _, box, patch = marks[int(rng.integers(len(marks)))]
+    rows, columns = np.nonzero(patch.cells)
+    pick = int(rng.integers(len(rows)))
+    pixel = patch.corner[0] + int(columns[pick]), patch.corner[1] + int(rows[pick])
+    spans = zip(box[:2], box[2:], pixel, strict=True)
+    return [(low, high) if high - low <= side_px else (at, at + 1) for low, high, at in spans]
+
+
 def _start(rng: np.random.Generator, length: int, side_px: int, span: tuple[float, float] | None) -> int:
-    """Where a window begins along an axis: so that it holds `span`, or lies inside the longer one; for None anywhere."""
+    """Where a window begins along an axis so that it holds `span`; for None anywhere."""
     free = max(0, length - side_px)
     ends = (np.ceil(span[1]) - side_px, np.floor(span[0])) if span else (0, free)
     low, high = (int(np.clip(end, 0, free)) for end in sorted(ends))
     return int(rng.integers(low, high + 1))
 
 
-def _targets(marks: Sequence[tuple[int, Box, Patch]], window: Window) -> tuple[Target, ...]:
+def _targets(marks: Sequence[Mark], window: Window) -> tuple[Target, ...]:
     (x, y), found = window.corner, list[Target]()
     for category, box, patch in marks:
         mask = patch.on(window.corner, window.size)
-        if mask.sum() >= max(1, LEAST_SHARE * patch.cells.sum()):
+        if mask.sum() >= max(1, LEAST_SHARE * min(patch.pixels, *window.size)):
             found.append(Target(category, clip_box((box[0] - x, box[1] - y, box[2] - x, box[3] - y), window.size), mask))
     return tuple(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -78,11 +79,12 @@ def smallest_scale(data: DetectionData, framing: Framing) -> float:
     """How far the largest photo is shrunk where it is shown largest. Below a half, a warning says what that does."""
     scale = round(min(min(fit(r.size, framing.largest_px).scale) for r in data.records), 4)
     if scale < SMALL_SCALE:
+        windows = "set train.tiling, so that they are also shown in windows at a larger scale (docs/detectors.md)"
         logger.warning(
-            "photos are shrunk to %.2f of their size, so that a defect of 15 px has %.0f px left; set train.tiling, so that they "
-            "are also shown in windows at a larger scale (docs/detectors.md), or raise train.image_px",
+            "photos are shrunk to %.2f of their size, so that a defect of 15 px has %.0f px left; %s",
             scale,
             15 * scale,
+            f"{windows}, or raise train.image_px" if framing.tiling is None else "raise train.tiling.photo_px",
         )
     return scale
 
@@ -151,7 +153,8 @@ def fit_fold(recipe: Recipe, name: str, arm: Arm, data: FoldData, seed: int, wor
     params = recipe.train
     framing = framing_for(data.train, params)
     scale = smallest_scale(data.train, framing)
-    pools = load_pools(data, arm, framing, work / f"{fold_name(seed)}-photos")
+    photos = work / f"{fold_name(seed)}-photos"
+    pools = load_pools(data, arm, framing, photos)
     augment = augmenter(arm.recipe, data.train.drawn_boxes)
     batches = open_batches(params, recipe.mix, pools, lambda one, own_seed: augment(view(one, own_seed), own_seed), seed)
     session, start = start_session(params, name, data.train.classes, seed)
@@ -173,6 +176,7 @@ def fit_fold(recipe: Recipe, name: str, arm: Arm, data: FoldData, seed: int, wor
         {"network": session.network, "ema": session.ema, "best": session.best},
         _after_step(params, session, data.val, framing),
     )
+    shutil.rmtree(photos, ignore_errors=True)
     return Fitted(session, history, batches.counts, framing, scale, start)
 
 

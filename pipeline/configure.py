@@ -13,6 +13,12 @@ from ruamel.yaml import YAML
 from pipeline.params import SECTIONS, ParamsError, PrepareParams, nearest, parse_section
 from pipeline.records import write_text
 
+OPTIONAL_GROUPS = {
+    "synthesize.defectfill.detail": {"from_shrink", "coarse_px", "light"},
+    "synthesize.defectfill.prune": {"after", "keep"},
+    "train.tiling": {"photo_px", "overlap", "whole_share"},
+}
+"""Groups of parameters that may be null, and their names."""
 DRAWN = "pipeline/procedural"
 """Source of layout `sample`: the code that draws it, so that DVC reruns when it changes."""
 LAYOUTS: tuple[str, ...] = get_args(PrepareParams.model_fields["layout"].annotation)
@@ -131,19 +137,28 @@ def _profile_path(root: Path, name: str) -> Path:
     return folder / f"{name}.yaml"
 
 
-def _merge(target: Any, changes: Mapping[str, Any], where: str) -> None:
-    """Overwrite the leaves of `target` that `changes` names; a name `target` lacks is refused."""
+def _merge(target: Any, changes: Mapping[str, Any], where: str, above: str = "") -> None:
+    """Overwrite the leaves of `target`, the group named `above`, that `changes` names; a name `target` lacks is refused."""
     for key, value in changes.items():
         if key not in target:
-            raise ParamsError(f"{where}{key}: unknown parameter{nearest(str(key), list(map(str, target)))}")
-        # A group that may be null becomes one or stops being one; whether it may, its section says.
-        if None not in (target[key], value) and isinstance(target[key], Mapping) != isinstance(value, Mapping):
-            kinds = "a group of parameters" if isinstance(target[key], Mapping) else "one value"
-            raise ParamsError(f"{where}{key}: expected {kinds}, got {_plain(value)!r}")
-        if isinstance(value, Mapping) and target[key] is not None:
-            _merge(target[key], value, f"{where}{key}.")
+            raise ParamsError(f"{where}{above}{key}: unknown parameter{nearest(str(key), list(map(str, target)))}")
+        name, group = f"{above}{key}", isinstance(target[key], Mapping)
+        if name in OPTIONAL_GROUPS and not group:
+            _check_group(value, OPTIONAL_GROUPS[name], f"{where}{name}")
+        elif isinstance(value, Mapping) != group and not (name in OPTIONAL_GROUPS and value is None):
+            kinds = "a group of parameters" if group else "one value"
+            raise ParamsError(f"{where}{name}: expected {kinds}, got {_plain(value)!r}")
+        if isinstance(value, Mapping) and group:
+            _merge(target[key], value, where, f"{name}.")
         elif _plain(target[key]) != _plain(value):
             target[key] = value
+
+
+def _check_group(value: Any, names: set[str], name: str) -> None:
+    """Refuse what cannot take the place of a null."""
+    if value is not None and not (isinstance(value, Mapping) and set(value) == names):
+        example = ", ".join(f"{one}: ..." for one in sorted(names))
+        raise ParamsError(f"{name}: expected null or {{{example}}}, got {_plain(value)!r}")
 
 
 def _set_source(prepare: Any, root: Path, data: str | None, layout: str | None, *, skip_invalid: bool) -> None:

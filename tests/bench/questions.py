@@ -140,7 +140,7 @@ def trained(name: str, fold: int, change: Callable[[DetectionData], DetectionDat
         building.replace(kept)
     found = torch.load(kept, weights_only=True)
     network.load_state_dict(found["weights"])
-    return Network(detector, network.eval(), Framing(found["side_px"], None))
+    return Network(detector, network.eval(), Framing(found["side_px"], used.train.tiling))
 
 
 def stored(detector: str, fold: int) -> Network:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.configure import DRAWN, configure, want
-from pipeline.params import ParamsError
+from detectors.params import TilingParams
+from pipeline.configure import DRAWN, OPTIONAL_GROUPS, configure, want
+from pipeline.params import DetailParams, ParamsError, PruneParams
 from tests.conftest import ROOT
 
 
@@ -94,9 +95,15 @@ def test_a_group_that_may_be_null_is_switched_on_changed_and_off(file: Path):
     assert told("{photo_px: 960}") == ["train.tiling.photo_px: 640 -> 960"]
     assert told("null") == ["train.tiling: (not there) -> None"]
     assert yaml.safe_load(file.read_bytes())["train"]["tiling"] is None
-    for name, value in (("synthesize.defectfill.prune", "{after: 0.5}"), ("synthesize.warp", "null")):
-        with pytest.raises(ParamsError, match=name.replace(".", r"\.")):
-            configure(file, None, None, None, skip_invalid=False, settings={name: value})
+
+
+def test_the_names_of_groups_that_may_be_null_are_those_of_their_sections():
+    models = {
+        "synthesize.defectfill.detail": DetailParams,
+        "synthesize.defectfill.prune": PruneParams,
+        "train.tiling": TilingParams,
+    }
+    assert {name: set(model.model_fields) for name, model in models.items()} == OPTIONAL_GROUPS
 
 
 def test_numbers_wanted_of_single_types_and_comments_stay(tmp_path: Path):
@@ -118,6 +125,11 @@ def test_numbers_wanted_of_single_types_and_comments_stay(tmp_path: Path):
     [
         ({"prepare.fold": "[0]"}, r"prepare\.fold: unknown parameter; nearest valid name: 'folds'"),
         ({"prepare": "3"}, r"prepare: expected a group of parameters, got 3"),
+        ({"train.rtdetr": "null"}, r"train\.rtdetr: expected a group of parameters, got None"),
+        ({"train.rtdetr.weights": "{a: 1}"}, r"train\.rtdetr\.weights: expected one value, got"),
+        ({"train.tiling": "{foto_px: 640, overlap: 0.1, whole_share: 0.5}"}, r"train\.tiling: expected null or \{overlap: "),
+        ({"train.tiling.photo_px": "640"}, r"train\.tiling: expected null or \{overlap: \.\.\., photo_px: "),
+        ({"train.tiling": "3"}, r"train\.tiling: expected null or"),
         ({"prepare.k": "0"}, r"prepare\.k: .*greater than or equal to 1"),
     ],
 )

@@ -1,5 +1,7 @@
 """Large photos in windows: nothing small is cut in all of them, everything is found once, training sees whole defects."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,31 +11,24 @@ import torch
 from pydantic import ValidationError
 
 from detectors.arms import parse_arm
-from detectors.datasets import Example, Target
+from detectors.datasets import Example, Target, from_manifest
+from detectors.inspection import inspect
 from detectors.letterbox import fit
-from detectors.params import MixParams, Recipe, TilingParams, TrainParams
-from detectors.predict import detect
+from detectors.model_files import load_model
+from detectors.params import EvaluateParams, MixParams, Recipe, TilingParams, TrainParams
+from detectors.predict import detect, predict
 from detectors.protocol import Found, Limits
-from detectors.tiling import (
-    EDGE_PX,
-    Framing,
-    LargeExample,
-    Window,
-    framing_of,
-    load_view,
-    patch_of,
-    starts,
-    view,
-    windows,
-)
-from detectors.training import fit_fold, load_fold, load_pools
-from pipeline.labels.boxes import mask_to_box
+from detectors.tiling import EDGE_PX, Framing, LargeExample, Window, framing_of, load_view, patch_of, starts, view, windows
+from detectors.training import TrainJob, load_fold, load_pools
+from pipeline.labels.boxes import coco_to_box, mask_to_box
+from pipeline.labels.coco import decode_mask
 from pipeline.params import LabelParams, load_section
 from tests.conftest import ROOT
 from tests.detector_toy import write_prepared
 
 TILING = TilingParams(photo_px=512, overlap=0.25, whole_share=0.5)
 FRAMING = Framing(128, TILING)
+WIDE = TilingParams(photo_px=1024, overlap=0.25, whole_share=0.5)
 
 
 def test_windows_along_an_axis_overlap_by_the_share_or_more():
@@ -76,11 +71,16 @@ def test_a_box_that_ends_at_a_cut_is_a_piece_and_one_that_ends_at_the_photo_is_n
 
 
 def test_the_whole_photo_leaves_to_the_windows_what_one_of_them_shows_whole():
-    """Windows overlap by 32 px at half of the photo's size, 3 px at either end do not count: 26 there, 52 in the photo."""
+    """32 px in common at half of the photo's size, less 3 at either end: 52 in the photo, less two pixels of the whole view."""
     whole = windows((600, 1024), FRAMING)[0]
-    assert whole.least_px == 52
-    boxes = np.array([[10, 10, 16.4, 12], [10, 10, 16.6, 12], [10, 10, 12, 16.6]], float)  # eight photo pixels each
-    assert whole.finds(boxes).tolist() == [False, True, True]
+    assert whole.least_px == 52 - 2 * 8
+    boxes = np.array([[10, 10, 14.4, 12], [10, 10, 14.6, 12], [10, 10, 12, 14.6], [125, 10, 129.6, 12]], float)
+    assert whole.finds(boxes).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]  # the last reaches 3 px into the photo
 
 
 def test_a_box_of_a_window_comes_back_in_pixels_of_the_photo():
@@ -131,7 +131,7 @@ def test_small_defects_and_large_ones_are_each_found_once():
     """3 px are lost where 1024 are shrunk to 128; 600 px fit no window, and no piece of them is taken for a defect."""
     small = [(i * 97, 460, i * 97 + 12, 472) for i in range(10)] + [(5, 5, 8, 8), (1015, 500, 1018, 503)]
     large = (300, 100, 900, 400)
-    framing = Framing(128, TilingParams(photo_px=1024, overlap=0.25, whole_share=0.5))
+    framing = Framing(128, WIDE)
     rows = found_in(photo_of([*small, large]), framing)
     corners = sorted((*row["bbox"][:2], row["bbox"][0] + row["bbox"][2], row["bbox"][1] + row["bbox"][3]) for row in rows)
     wanted = sorted([*small, large])
@@ -140,8 +140,50 @@ def test_small_defects_and_large_ones_are_each_found_once():
     assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
     by_corner = {tuple(row["bbox"][:2]): row for row in rows}
     assert by_corner[5, 5]["bbox"] == [5.0, 5.0, 3.0, 3.0]  # the windows' scale here is the photo's
+    for row, (x0, y0, x1, y1) in ((row, coco_to_box(row["bbox"])) for row in rows):
+        mask = decode_mask(row["segmentation"])
+        assert mask.shape == (512, 1024) and np.abs(np.subtract(mask_to_box(mask), (x0, y0, x1, y1))).max() <= 8
     whole = found_in(photo_of([*small, large]), Framing(128, None))
     assert len(whole) < len(wanted)
+
+
+@pytest.mark.parametrize("length", [20, 29, 36, 60, 130])
+def test_a_bar_is_found_once_wherever_it_lies(length: int):
+    """Shorter than what windows have in common, longer, longer than a window: none is lost between windows and whole photo."""
+    framing = Framing(128, TilingParams(photo_px=992, overlap=0.25, whole_share=0.5))
+    for x in range(0, 992 - length, 7):
+        photo = np.full((100, 992, 3), 60, np.uint8)
+        photo[40:60, x : x + length] = 250
+        (row,) = found_in(photo, framing)
+        # A pixel of the whole view is 7.75 of the photo.
+        assert abs(row["bbox"][0] - x) <= 8 and abs(row["bbox"][2] - length) <= 16
+
+
+def test_the_surest_are_kept_of_more_than_may_be():
+    spots = [(i * 60, 200, i * 60 + 10 + i, 210) for i in range(12)]
+    limits = Limits(min_score=0.0, max_detections=5, nms_iou=0.6)
+    rows = detect(Blobs(), torch.nn.Linear(1, 1), photo_of(spots), 1, Framing(128, WIDE), limits)
+    assert [row["bbox"][0] for row in rows] == [660, 600, 540, 480, 420]
+
+
+class Twice:
+    """Finds two parallel scratches that share no pixel in every square it is shown, as a segmentation network can."""
+
+    has_masks = True
+
+    def decode(self, network, pictures, limits):
+        first = np.eye(128, dtype=bool) & (np.arange(128) > 20) & (np.arange(128) < 80)
+        masks = np.stack([first, np.roll(first, 6, axis=1)])
+        boxes = np.array([mask_to_box(mask) for mask in masks], float)
+        return [Found(boxes, np.array([0.9, 0.8]), np.zeros(2, np.int64), masks.astype(np.float32))]
+
+
+def test_what_one_window_tells_apart_stays_apart():
+    """A photo two pixels wider than a window, so shown three times all but the same; the scratches' boxes share nine tenths."""
+    photo = np.full((100, 130, 3), 60, np.uint8)
+    assert len(windows((100, 130), FRAMING)) == 3
+    rows = detect(Twice(), torch.nn.Linear(1, 1), photo, 1, FRAMING, Limits(0.0, 100, 0.6))
+    assert [row["score"] for row in rows] == [0.9, 0.8]
 
 
 def large_example(boxes: list[tuple[int, int, int, int]], whole_share: float = 0.001) -> LargeExample:
@@ -171,15 +213,23 @@ def test_a_window_has_a_whole_defect_with_its_mask():
     assert len(seen) >= 3
 
 
-def test_a_defect_larger_than_the_window_fills_it():
+def test_a_window_lies_on_a_defect_that_is_larger():
     for seed in range(20):
         shown = view(large_example([(100, 50, 400, 450)]), seed)
-        assert shown.targets == () or shown.targets[0].mask.all()
+        assert shown.targets[0].mask.sum() >= 26  # a fifth of the side
+    thin = large_example([])
+    mask = np.eye(512, dtype=bool)
+    thin = replace(thin, marks=((0, (0, 0, 512, 512), patch_of(mask)),))
+    whole = sum(view(thin, seed) is thin.whole for seed in range(200))
+    assert whole < 20  # the box of a scratch is nearly empty; windows follow the scratch
 
 
 def test_where_hardly_anything_of_a_defect_shows_the_whole_photo_is_taken():
-    example = large_example([(0, 0, 512, 512)])  # a window shows a sixteenth of it
-    assert all(view(example, seed) is example.whole for seed in range(5))
+    ends = np.zeros((512, 512), bool)
+    ends[0, 0], ends[500:, 500:] = True, True  # a speck joined to a spot far away, and the speck drawn now and then
+    example = replace(large_example([]), marks=((0, (0, 0, 512, 512), patch_of(ends)),))
+    shown = [view(example, seed) for seed in range(50)]
+    assert all(one is example.whole or one.targets[0].mask.sum() >= 25 for one in shown)
 
 
 def test_the_whole_photo_is_shown_as_often_as_asked():
@@ -213,9 +263,23 @@ def test_a_detector_learns_in_windows_and_its_card_says_so(tmp_path: Path):
     assert all(isinstance(e, LargeExample) and e.picture.shape == (96, 96, 3) for e in (*pools.real, *pools.good))
     assert not any(e.picture.flags.writeable for e in (*pools.real, *pools.good))
     assert not isinstance(load_view(data.train.defective[0], Framing(96, train.tiling), tmp_path), LargeExample)
-    fitted = fit_fold(
-        Recipe(train, load_section("mix", MixParams, ROOT / "params.yaml"), label), "rtdetr", arm, data, 0, tmp_path
-    )
-    assert (fitted.framing, fitted.smallest_scale, len(fitted.history.losses)) == (Framing(64, train.tiling), 1.0, 2)
-    card = {"side_px": 64, "tiling": {"photo_px": 96, "overlap": 0.25, "whole_share": 0.5}}
-    assert framing_of(card) == fitted.framing
+    recipe = Recipe(train, load_section("mix", MixParams, ROOT / "params.yaml"), label)
+    TrainJob(recipe, "rtdetr", arm, prepared, None, tmp_path / "work", {}).build(0, tmp_path / "model")
+    assert not list((tmp_path / "work").rglob("*.npy"))
+    trained = load_model(tmp_path / "model")
+    assert framing_of(trained.card) == Framing(64, train.tiling)
+    assert (trained.card["smallest_scale"], trained.card["steps"]) == (1.0, 2)
+    scoring = load_section("evaluate", EvaluateParams, ROOT / "params.yaml").model_copy(update={"threads": 1})
+    inspect(scoring, tmp_path / "model", prepared / "test/images", tmp_path / "found", score=0.001)
+    found = json.loads((tmp_path / "found/detections.json").read_text())["annotations"]
+    test = from_manifest(prepared / "test", 0, "test", label)
+
+    def scores(tiling: TilingParams | None) -> list[float]:
+        rows = predict(trained.detector, trained.network, test, Framing(64, tiling), scoring.limits)
+        return sorted(row["score"] for row in rows)
+
+    assert sorted(row["score"] for row in found) == scores(train.tiling) != scores(None)
+
+
+def test_a_model_from_before_there_were_windows_is_shown_photos_whole():
+    assert framing_of({"side_px": 64}) == framing_of({"side_px": 64, "tiling": None}) == Framing(64, None)
