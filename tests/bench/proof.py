@@ -41,8 +41,8 @@ MEANT = {
 FOLDS = (0, 1, 2)
 GAINS = {"real": 0.10, "classical": 0.03}
 """What the best learned arm has to gain, in mAP50, over the baselines."""
-MORE_PARTS = {"magnetic_tile-real-all": "magnetic_tile-real"}
-"""Studies of real photos alone that differ in K: `real` of the first minus `real` of the second; None where records lack."""
+COMPARED = {"magnetic_tile-real-all": "magnetic_tile-real", "magnetic_tile-windows": "magnetic_tile-real"}
+"""Studies whose `real` is compared with that of another, on the same test photos: other parts to learn from, or another recipe."""
 RECORDS = "records"
 """Below reports/bench: the match records of a study, as `evaluate` left them in its copy."""
 NOTE = "note.txt"
@@ -149,7 +149,7 @@ def commit_of(folder: Path) -> str:
 
 
 def result(name: str) -> dict[str, Any] | None:
-    """What a study found; None before its report is written."""
+    """What a study found, from its copy; None before its report is written. Keeps its match records."""
     folder = WORK / name
     # A copy carries the report of the project; the study's own stands there once it is younger than what `evaluate` put out.
     scores, report = folder / "reports" / "eval" / "metrics.json", folder / "reports" / "comparison.json"
@@ -161,9 +161,10 @@ def result(name: str) -> dict[str, Any] | None:
     if (folder / NOTE).exists():
         about["note"] = (folder / NOTE).read_text(encoding="utf-8").strip()
     keep_records(name)
-    if name in MORE_PARTS:
-        detectors = comparison["detectors"]
-        about["minus_fewer_parts"] = {d: gap(records(name, d, "real"), records(MORE_PARTS[name], d, "real")) for d in detectors}
+    if name in COMPARED:
+        other, detectors = COMPARED[name], comparison["detectors"]
+        gaps = {one: gap(records(name, one, "real"), records(other, one, "real")) for one in detectors}
+        about["real_minus"] = {"study": other, **gaps}
     return {**about, "trained_on": params["train"]["device"], "comparison": comparison}
 
 

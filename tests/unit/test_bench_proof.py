@@ -69,16 +69,16 @@ def test_a_study_is_compared_with_one_whose_copy_is_gone(tmp_path: Path, monkeyp
 
     def found() -> object:
         told = proof.result("magnetic_tile-real-all")
-        return told and told["minus_fewer_parts"]
+        return told and told["real_minus"]
 
     # Every defect found against none, on both folds: a difference of one, whichever parts are drawn.
     all_found, none_found = ({fold: record(finds=hit) for fold in (0, 1)} for hit in (True, False))
     leave(tmp_path / "work", "magnetic_tile-real-all", all_found)
-    assert found() == {"rtdetr": None}
+    assert found() == {"study": "magnetic_tile-real", "rtdetr": None}
     leave(tmp_path / "work", "magnetic_tile-real", none_found)
     proof.result("magnetic_tile-real")
     shutil.rmtree(tmp_path / "work" / "magnetic_tile-real")
-    assert found() == {"rtdetr": [1.0, 1.0, 1.0]}
+    assert found() == {"study": "magnetic_tile-real", "rtdetr": [1.0, 1.0, 1.0]}
 
 
 def test_a_study_learns_only_generators_that_it_runs_and_runs_stages_that_exist():
