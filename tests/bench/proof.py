@@ -42,7 +42,7 @@ FOLDS = (0, 1, 2)
 GAINS = {"real": 0.10, "classical": 0.03}
 """What the best learned arm has to gain, in mAP50, over the baselines."""
 COMPARED = {"magnetic_tile-real-all": "magnetic_tile-real", "magnetic_tile-windows": "magnetic_tile-real"}
-"""Studies whose `real` is compared with that of another, on the same test photos: other parts to learn from, or another recipe."""
+"""Studies whose `real` is compared with that of another on the same test photos: more parts to learn from, another recipe."""
 RECORDS = "records"
 """Below reports/bench: the match records of a study, as `evaluate` left them in its copy."""
 NOTE = "note.txt"
