@@ -64,7 +64,7 @@ types: setup  ## Types.
 
 bench: bench-stages bench-evaluation bench-studies $(if $(DATA),bench-embedded bench-concept bench-sampling bench-synthesis)  ## Every bar the project promises, into reports/bench/; DATA=folder of magnetic tiles.
 
-bench-stages: setup
+bench-stages: setup  ## Time and memory of every stage of the last `make repro`.
 	python -m tests.bench.stages
 
 bench-evaluation: setup  ## What scoring costs beside pycocotools itself, and a resample of the test parts.
