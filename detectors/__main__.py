@@ -13,7 +13,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from detectors.arms import UnknownNameError, arm_names, check_name, parse_arm
-from detectors.params import EvaluateParams, MixParams, PretrainDetectorParams, Recipe, TrainParams
+from detectors.params import EvaluateParams, MixParams, PretrainDetectorParams, Recipe, TrainParams, check_share
 from detectors.protocol import DETECTORS, EMBEDDED
 from pipeline.fan_out import WorkError
 from pipeline.params import LabelParams, ParamsError, load_section
@@ -68,6 +68,8 @@ def _train(args: argparse.Namespace) -> None:
     file = args.params or PARAMS
     train, mix = load_section("train", TrainParams, file), load_section("mix", MixParams, file)
     recipe = Recipe(train, mix, load_section("label", LabelParams, file))
+    if arm.generator is not None and arm.real:
+        check_share(train, mix)
     labelled = args.labelled or (Path("data/labelled") / arm.generator if arm.generator else None)
     out = args.out or Path("data/models") / args.detector / arm.name
     from detectors.training import image_counts, load_fold, settings, train_arm
@@ -87,7 +89,8 @@ def _train(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     file = args.params or PARAMS
     params, label = load_section("evaluate", EvaluateParams, file), load_section("label", LabelParams, file)
-    from detectors.evaluate import evaluate, find_models
+    from detectors.evaluate import evaluate
+    from detectors.lineup import find_models
     from pipeline.runlog import record_run
 
     if args.dry_run:

@@ -13,6 +13,7 @@ import torch
 from detectors.confusion import confusion
 from detectors.datasets import DetectionData, from_manifest
 from detectors.gallery import BEFORE, Case, best_learned, cases, write_gallery
+from detectors.lineup import ModelFolder, find_models, learned_from
 from detectors.match_records import match_record, region_f_measure
 from detectors.metrics import coco_runs, image_scores, scores_of_runs
 from detectors.model_files import ModelFileError, load_model
@@ -25,33 +26,6 @@ from pipeline.matches import GALLERY, MATCHES, MatchRecord, record_name, write_r
 from pipeline.params import LabelParams
 from pipeline.records import fold_name, read_manifest, write_json
 from pipeline.runlog import whole_folder
-
-
-@dataclass(frozen=True)
-class ModelFolder:
-    """One trained model: `<models>/<detector>/<arm>/fold-<f>`."""
-
-    detector: str
-    arm: str
-    fold: int
-    path: Path
-
-
-def find_models(models: Path) -> list[ModelFolder]:
-    """Every model folder below `models`, by fold, detector and arm (`real` and `classical` first).
-
-    Raises:
-        ModelFileError: If there is none.
-    """
-    found = [
-        ModelFolder(path.parents[1].name, path.parent.name, int(path.name.removeprefix("fold-")), path)
-        for path in models.glob("*/*/fold-*")
-        if path.is_dir() and path.name.removeprefix("fold-").isdigit()
-    ]
-    if not found:
-        raise ModelFileError(f"{models}: no model <detector>/<arm>/fold-<f>; run `train` first")
-    first = {"real": 0, "classical": 1}
-    return sorted(found, key=lambda m: (m.fold, m.detector, first.get(m.arm, 2), m.arm))
 
 
 def _facts(test: Path, fold: int, data: DetectionData) -> dict[str, Any]:
@@ -170,15 +144,16 @@ def evaluate(params: EvaluateParams, label_params: LabelParams, models: Path, te
         label_params: Section `label`: what counts as one defect.
         models: `data/models`.
         test: `data/prepared/test`.
-        out: Gets metrics.json, ground_truth-fold-<f>.json, predictions/ (COCO results), matches/ (which detections
-            are right, see `pipeline.matches`) and gallery/ (pictures before and after, see `detectors.gallery`). Where the
-            models are scored (`BLEMISH_EXECUTOR`) changes no byte.
+        out: Gets metrics.json (which also says what the models learned from), ground_truth-fold-<f>.json, predictions/ (COCO
+            results), matches/ (which detections are right, see `pipeline.matches`) and gallery/ (pictures before and after, see
+            `detectors.gallery`). Where the models are scored (`BLEMISH_EXECUTOR`) changes no byte.
 
     Raises:
-        ModelFileError: If there is no model.
+        ModelFileError: If there is no model, or models did not learn from the same data by the same recipe.
         WorkError: Says why a model cannot be scored.
     """
     found = find_models(models.resolve())
+    read = learned_from(found, label_params)
     data = {fold: from_manifest(test.resolve(), fold, "test", label_params) for fold in sorted({m.fold for m in found})}
     facts = {fold: _facts(test, fold, own) for fold, own in data.items()}
     with whole_folder(out) as temporary:
@@ -188,4 +163,4 @@ def evaluate(params: EvaluateParams, label_params: LabelParams, models: Path, te
         for fold, own in data.items():
             write_json(temporary / f"ground_truth-{fold_name(fold)}.json", own.coco)
         _write_galleries(params, rows, data, temporary)
-        write_json(temporary / "metrics.json", {"rows": rows, "evaluate": params.model_dump(mode="json")})
+        write_json(temporary / "metrics.json", {"rows": rows, "read": read, "evaluate": params.model_dump(mode="json")})

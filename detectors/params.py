@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from detectors.protocol import Limits
-from pipeline.params import Device, LabelParams, Range, Section
+from pipeline.params import Device, LabelParams, ParamsError, Range, Section
 
 Start = Literal["embedded", "scratch"]
 Autocast = Literal["none", "bf16"]
@@ -126,6 +126,23 @@ class MixParams(Section):
     share: float = Field(gt=0, le=1)
     until: float = Field(gt=0, le=1)
     weight: float = Field(gt=0)
+
+
+def check_share(train: TrainParams, mix: MixParams) -> None:
+    """Whether batches of this size can have the share of synthetic photos asked for, or at least one photo of either kind.
+
+    Raises:
+        ParamsError: If no synthetic photo is left after rounding, or no real defect although a share below 1 asks for some.
+    """
+    defective = train.batch - min(train.batch - 1, int(train.batch * train.negative_share + 0.5))
+    synthetic = int(defective * mix.share + 0.5)
+    if synthetic == 0 or (synthetic == defective and mix.share < 1):
+        kind = "synthetic" if synthetic == 0 else "real"
+        raise ParamsError(
+            f"mix.share {mix.share:g} leaves no {kind} photo among the {defective} with defects in a batch (train.batch "
+            f"{train.batch}, train.negative_share {train.negative_share:g}); expected {0.5 / defective:.3g} to "
+            f"{1 - 0.5 / defective:.3g}, a larger batch, or an arm without {kind} defects"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from flows.graph import dvc_command, dvc_environment
 
 CONFIGURATION = ("params.yaml", "dvc.yaml", "data/targets.yaml")
 """Taken from the project as it is; all other files as committed."""
+CODE = ("pipeline", "detectors")
+"""What the stages run."""
 
 
 class CopyError(RuntimeError):
@@ -46,6 +48,37 @@ def open_copy(project: Path, folder: Path, settings: Sequence[str], lists: Mappi
         set_lists(building / "dvc.yaml", lists)
     run([sys.executable, "-m", "pipeline", "configure", *source_of(project, building), *settings], building, log)
     building.rename(folder)
+
+
+def check_alike(folders: Sequence[Path], parameter: str) -> None:
+    """Whether copies differ in one parameter alone: neither in code, nor in other parameters, the graph or what is wanted.
+
+    Args:
+        folders: Of the copies.
+        parameter: Dotted name of what may differ.
+
+    Raises:
+        CopyError: Naming two copies and what differs.
+    """
+    first, *others = [_state(folder, parameter) for folder in folders]
+    for folder, state in zip(folders[1:], others, strict=True):
+        if differing := [name for name in first if first[name] != state[name]]:
+            raise CopyError(
+                f"{folders[0]} and {folder} differ in more than {parameter} ({', '.join(differing)}): the project changed "
+                "between them. Begin the sweep anew with AFRESH=1 (`--afresh`)"
+            )
+
+
+def _state(folder: Path, parameter: str) -> dict[str, object]:
+    """Everything that decides what a copy computes, but for one parameter."""
+    code = subprocess.run(["git", "ls-tree", "HEAD", *CODE], cwd=folder, capture_output=True, text=True, check=True).stdout
+    files = {name: yaml.safe_load((folder / name).read_text(encoding="utf-8")) for name in CONFIGURATION}
+    section, *names = parameter.split(".")
+    values = files["params.yaml"][section]
+    for name in names[:-1]:
+        values = values[name]
+    del values[names[-1]]
+    return {"code": code, **files}
 
 
 def source_of(project: Path, copy: Path) -> list[str]:

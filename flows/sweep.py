@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.copies import open_copy, reproduce_copy
+from flows.copies import check_alike, open_copy, reproduce_copy
 
 SWEEPS = Path("reports/sweeps")
 
@@ -53,15 +53,17 @@ def sweep(wanted: Sweep, jobs: int, *, afresh: bool) -> Path:
         The file written.
 
     Raises:
-        CopyError: If a stage fails at a value.
+        CopyError: If a stage fails at a value, or copies of before and copies made now would differ in more than the value.
     """
+    lists = {"detectors": wanted.detectors} if wanted.detectors else {}
+    for value in wanted.values:
+        if afresh:
+            shutil.rmtree(wanted.copy_of(value), ignore_errors=True)
+        open_copy(wanted.project, wanted.copy_of(value), ["--set", f"{wanted.parameter}={value}"], lists)
+    check_alike([wanted.copy_of(value) for value in wanted.values], wanted.parameter)
 
     def point(value: str) -> dict[str, Any]:
         folder = wanted.copy_of(value)
-        if afresh:
-            shutil.rmtree(folder, ignore_errors=True)
-        lists = {"detectors": wanted.detectors} if wanted.detectors else {}
-        open_copy(wanted.project, folder, ["--set", f"{wanted.parameter}={value}"], lists)
         reproduce_copy(folder)
         comparison = json.loads((folder / "reports" / "comparison.json").read_text(encoding="utf-8"))
         return {"value": json.loads(value) if value.replace(".", "", 1).isdigit() else value, **comparison}

@@ -133,7 +133,7 @@ def split_fold(types: PartTypes, plan: SplitPlan, fold: int) -> FoldSplit:
     """Sides of all parts in `fold`; test and validation are the same for every K.
 
     Raises:
-        SplitError: If a type has no part left to learn from, or no good part is left for a side.
+        SplitError: If a type has no part left to learn from, or no defective part is left to validate or test on.
     """
     tested = assign_folds(types, plan.fold_count)
     rest = [part for part in sorted(types) if tested[part] != fold]
@@ -148,6 +148,7 @@ def split_fold(types: PartTypes, plan: SplitPlan, fold: int) -> FoldSplit:
     side.update(dict.fromkeys(pool, "unused"))
     side.update(dict.fromkeys((*good, *references), "train"))
     side.update(dict.fromkeys((*val, *val_good), "val"))
+    _require_sides(types, side, plan, fold)
     counts = count_by_type(references, types)
     capped = {name: count for name, count in counts.items() if count < plan.k}
     return FoldSplit(side, counts, capped, _short_sides(types, side, plan, fold))
@@ -162,6 +163,17 @@ def _require_references(types: PartTypes, pool: Sequence[str], fold_count: int, 
             f"needs at least 2, and {fold_count + 2} to be tested, validated and learned in each of {fold_count} folds. "
             "Add photos of other parts or leave the type out"
         )
+
+
+def _require_sides(types: PartTypes, side: Mapping[str, Split], plan: SplitPlan, fold: int) -> None:
+    defective = [part for part in types if types[part]]
+    for name in ("val", "test"):
+        if not any(side[part] == name for part in defective):
+            raise SplitError(
+                f"fold {fold}: no defective part is left for {name}: {len(defective)} in all, near-duplicates counted once; "
+                f"{plan.fold_count} folds need one each to test, and beside it some to learn from and one to validate on. "
+                "Add photos of other parts"
+            )
 
 
 def _short_sides(types: PartTypes, side: Mapping[str, Split], plan: SplitPlan, fold: int) -> tuple[str, ...]:

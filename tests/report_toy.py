@@ -14,6 +14,7 @@ from pipeline.matches import Matches, MatchRecord, record_name, write_record
 from pipeline.params import ReportParams
 from pipeline.records import DatasetCard, Sample, write_card, write_json, write_manifest
 from pipeline.reporting.reweighting import reweighted_map
+from pipeline.runlog import digest
 from pipeline.shards import CandidateFate, Candidates, PartRecord, RequestRecord, write_fates, write_shard
 from pipeline.stages.report import report
 from tests.study_toy import World, draw_study
@@ -142,7 +143,9 @@ def write_candidates(folder: Path, selected: Path, clean: np.ndarray, mask: np.n
 
 
 def write_evaluation(folder: Path, rows: list[dict], records: dict[tuple[str, str, int], MatchRecord]) -> None:
-    write_json(folder / "metrics.json", {"rows": rows})
+    data = folder.parents[1] / "data"
+    read = {"train": digest(data / "prepared" / "train"), "labelled/defectfill": digest(data / "labelled" / "defectfill")}
+    write_json(folder / "metrics.json", {"rows": rows, "read": read})
     for (detector, arm, fold), one in records.items():
         write_record(folder / "matches" / record_name(detector, arm, fold), one)
 

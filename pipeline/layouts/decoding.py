@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -14,6 +17,8 @@ ORIENTATION = 0x0112
 """EXIF tag; 1 is upright, 2 to 8 are flips and turns."""
 WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)
 """Full scale of 8, 10, 12, 14 and 16 bit cameras."""
+DEEP_COLOUR = re.compile(r"(RGB[AX]?|LA|CMYK);16[BLN]")
+"""How pillow names the pixels of files with 16 bits a channel and more than one; it would keep the high byte of each alone."""
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What pillow raises for empty, truncated or foreign files."""
 
@@ -53,6 +58,7 @@ def decode(source: Path | Picture, white: int | None = None) -> Decoded:
     if not isinstance(source, Path):
         return Decoded(source, (), 0, 1, (source.shape[0], source.shape[1]))
     with Image.open(source) as opened:
+        deep = any(DEEP_COLOUR.match(_raw_mode(tile)) for tile in opened.tile)  # known before the pixels are read, not after
         opened.load()
         orientation = _orientation(opened)
         stored = (opened.height, opened.width)
@@ -60,8 +66,8 @@ def decode(source: Path | Picture, white: int | None = None) -> Decoded:
         image = ImageOps.exif_transpose(opened) if orientation != 1 else opened
         if image.mode == "F":
             raise ValueError("floating-point picture, its white is unknown; save it with 8 or 16 bits")
-        if image.mode.startswith("I"):
-            values = np.array(image).astype(np.float64)
+        if deep or image.mode.startswith("I"):
+            values = (_turned(_deep_colour(source), orientation) if deep else np.array(image)).astype(np.float64)
             peak = int(values.max(initial=0))
             picture = np.clip(np.rint(values * (255.0 / (white or white_level(peak)))), 0, 255).astype(np.uint8)
             return Decoded(picture, (*conversions, "16-bit to 8-bit"), peak, orientation, stored)
@@ -71,6 +77,24 @@ def decode(source: Path | Picture, white: int | None = None) -> Decoded:
         if "transparency" in image.info:
             image = image.convert("RGBA")  # pillow asks for this step where a palette has transparent entries
         return Decoded(np.array(image.convert(target), dtype=np.uint8), tuple(conversions), 0, orientation, stored)
+
+
+def _raw_mode(tile: Any) -> str:
+    """How a file's pixels are stored, of one of pillow's tiles: codec, extents, offset and its arguments, the mode first."""
+    arguments = tile[3]
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def _deep_colour(path: Path) -> np.ndarray:
+    """(H, W, 3) or (H, W) uint16 as stored, of a file with several channels of 16 bits; transparency is dropped.
+
+    Raises:
+        ValueError: If OpenCV cannot read it with its depth.
+    """
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or (values.ndim == 3 and values.shape[2] not in (3, 4)):
+        raise ValueError("picture of 16 bits a channel that cannot be read with its depth; save it as RGB or grey PNG of 16 bits")
+    return values if values.ndim == 2 else values[..., 2::-1]  # OpenCV has blue first
 
 
 def _orientation(image: Image.Image) -> int:
@@ -123,15 +147,16 @@ def _mask_values(image: Image.Image) -> Mask:
     return grey > (127 if image.format == "JPEG" else 0)
 
 
-def _turned(values: Mask, orientation: int) -> Mask:
-    """`values` turned and flipped as EXIF `orientation` asks."""
+def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
+    """`values`, (H, W) or (H, W, C), turned and flipped as EXIF `orientation` asks."""
     turns = {
+        1: lambda m: m,
         2: lambda m: m[:, ::-1],
         3: lambda m: m[::-1, ::-1],
         4: lambda m: m[::-1],
-        5: lambda m: m.T,
+        5: lambda m: m.swapaxes(0, 1),
         6: lambda m: np.rot90(m, -1),
-        7: lambda m: m[::-1, ::-1].T,
+        7: lambda m: m[::-1, ::-1].swapaxes(0, 1),
         8: lambda m: np.rot90(m, 1),
     }
     return np.ascontiguousarray(turns[orientation](values))

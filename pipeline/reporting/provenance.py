@@ -1,7 +1,8 @@
-"""Where the synthetic images come from: what would stop the report if anything but `synthesize` had put a photo among them."""
+"""Where synthetic images come from and what detectors learned from: a planted photo or models of other data stop the report."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from pipeline.images import Mask, read_mask, read_rgb
 from pipeline.masks.crops import mask_bounds
 from pipeline.records import Sample
+from pipeline.runlog import digest
 
 UNTOUCHED = 0.5
 """Least share of the pixels away from the labels that are the training photo's own. With `synthesize` nearly all are; two photos
@@ -44,14 +46,14 @@ def check_parents(name: str, made: Sequence[Sample], samples: Sequence[Sample]) 
 def check_pixels(name: str, made: Sequence[Sample], selected: Path, labelled: Path, clean: Mapping[str, Path]) -> int:
     """Whether each synthetic image is what it says: the file `select` wrote, and the training photo away from its labels.
 
-    A test photo planted among them, under whatever name, is neither. Readings of the pixels are exact, so no threshold on
-    likeness is needed.
+    A test photo planted among them, under whatever name, is neither, and one beside them is none that `select` wrote. Readings of
+    the pixels are exact, so no threshold on likeness is needed.
 
     Args:
         name: Of the generator.
         made: Synthetic samples of one fold.
         selected: Folder of their manifest.
-        labelled: Folder of the labelled set, which detectors read.
+        labelled: Folder of the labelled set, which detectors read: the images that its annotations.json names.
         clean: Training photos by id.
 
     Returns:
@@ -63,9 +65,11 @@ def check_pixels(name: str, made: Sequence[Sample], selected: Path, labelled: Pa
     by_image: dict[str, list[Sample]] = {}
     for sample in made:
         by_image.setdefault(sample.image, []).append(sample)
-    unknown = 0
+    unknown, way_out = 0, f"delete {selected} and {labelled} and run `dvc repro`"
+    document = json.loads((labelled / "annotations.json").read_text(encoding="utf-8"))
+    if strange := sorted({image["file_name"] for image in document["images"]} - by_image.keys()):
+        raise ProvenanceError(f"{name}: {labelled / strange[0]} is none of the images that `select` kept; {way_out}")
     for image, samples in sorted(by_image.items()):
-        way_out = f"delete {selected} and {labelled} and run `dvc repro`"
         if (selected / image).read_bytes() != (labelled / image).read_bytes():
             raise ProvenanceError(f"{name}: {labelled / image} is not the file that `select` wrote; {way_out}")
         share = _untouched(image, samples, selected, clean)
@@ -76,6 +80,25 @@ def check_pixels(name: str, made: Sequence[Sample], selected: Path, labelled: Pa
                 f"its labels {share:.0%} of the pixels are the same, expected {UNTOUCHED:.0%} at least; {way_out}"
             )
     return unknown
+
+
+def check_learned_from(read: Mapping[str, str], data: Path) -> None:
+    """Whether the detectors learned from what lies in `data` now, and so not from parts that were on another side then.
+
+    Args:
+        read: Digests by name, as `evaluate` says: `train`, `labelled/<generator>`; `val` is not looked at.
+        data: Folder of the stages' outputs.
+
+    Raises:
+        ProvenanceError: Naming the folders that changed since.
+    """
+    folders = {"train": data / "prepared" / "train", **{name: data / name for name in read if name.startswith("labelled/")}}
+    changed = [str(folder) for name, folder in folders.items() if not folder.is_dir() or read[name] != digest(folder)]
+    if changed:
+        raise ProvenanceError(
+            f"detectors were trained before {', '.join(changed)} changed; run `dvc repro`, and train arms that are not in "
+            f"dvc.yaml again, or delete their folders below {data / 'models'}"
+        )
 
 
 def _untouched(image: str, samples: Sequence[Sample], selected: Path, clean: Mapping[str, Path]) -> float | None:

@@ -15,6 +15,7 @@ from scipy import sparse
 from pipeline.matches import Bools, Floats, Ints, Matches
 
 RECALL = np.linspace(0.0, 1.0, 101)  # COCOeval's recThrs
+_ROUNDING = 1e-12
 _ROWS_AT_ONCE = 4_000_000  # numbers in a temporary table, 32 MB
 
 
@@ -68,6 +69,8 @@ def _class_precision(curve: ClassCurve, weights: Floats) -> Floats:
     truths = weights @ curve.truths.astype(np.float64)
     known = truths > 0
     recall = right / np.where(known, truths, 1.0)[:, None]
+    # Weights that are no whole numbers, summed in another order, must not miss a recall of one by a last bit.
+    recall[right >= truths[:, None] * (1 - _ROUNDING)] = 1.0
     # COCOeval reads the envelope at the first place whose recall reaches each of 101 thresholds: each place serves those that
     # it is the first to reach.
     reached = np.searchsorted(RECALL, recall, side="right")

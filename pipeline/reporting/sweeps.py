@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ KNOWN = {
     ),
     "mix.share": Known(
         "Share of synthetic data",
-        "synthetic share of the defect photos in a batch",
+        "synthetic share of the defect photos in a batch, before it is rounded to whole photos",
         "How many of the defects a detector learns from should be synthetic?",
         "0.25 0.5 0.75",
     ),
@@ -47,7 +47,10 @@ KNOWN = {
 
 @dataclass(frozen=True, slots=True)
 class SweepPage:
-    """What the report shows of one parameter; `charts` (detector, scores, gains) and `table` are empty where nothing was run."""
+    """What the report shows of one parameter; `charts` (detector, scores, gains) and `table` are empty where nothing was run.
+
+    `foreign` says that what was run is of other data.
+    """
 
     parameter: str
     title: str
@@ -57,6 +60,7 @@ class SweepPage:
     folds: int
     charts: tuple[tuple[str, LineChart, LineChart | None], ...]
     table: tuple[tuple[str, ...], ...]
+    foreign: bool = False
 
 
 def read_sweeps(folder: Path) -> dict[str, Mapping[str, Any]]:
@@ -74,9 +78,21 @@ def read_sweeps(folder: Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def sweep_pages(sweeps: Mapping[str, Mapping[str, Any]]) -> tuple[SweepPage, ...]:
-    """The known sweeps, whether they were run or not, then others by name."""
-    return tuple(_page(name, sweeps.get(name)) for name in [*KNOWN, *sorted(sweeps.keys() - KNOWN.keys())])
+def of_this_data(sweeps: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Those whose points all are of the data set that `facts`, the data card, describes: same name, layout and types."""
+    about = {key: facts[key] for key in ("name", "layout", "classes")}
+    return {name: one for name, one in sweeps.items() if all(about.items() <= point["data"].items() for point in one["points"])}
+
+
+def sweep_pages(sweeps: Mapping[str, Mapping[str, Any]], foreign: Collection[str] = ()) -> tuple[SweepPage, ...]:
+    """The known sweeps, whether they were run or not, then others by name.
+
+    Args:
+        sweeps: Of this data.
+        foreign: Parameters whose sweep is of other data.
+    """
+    names = [*KNOWN, *sorted({*sweeps, *foreign} - KNOWN.keys())]
+    return tuple(replace(_page(name, sweeps.get(name)), foreign=name in foreign) for name in names)
 
 
 def _page(parameter: str, document: Mapping[str, Any] | None) -> SweepPage:

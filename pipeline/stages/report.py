@@ -24,9 +24,9 @@ from pipeline.reporting.pictures import (
     spread_over_types,
 )
 from pipeline.reporting.plots import mean_curves, metric_summary, write_plots
-from pipeline.reporting.provenance import check_parents, check_pixels
+from pipeline.reporting.provenance import check_learned_from, check_parents, check_pixels
 from pipeline.reporting.render import BeforeAfter, GeneratorPage, Page, order_generators, render_html, render_markdown
-from pipeline.reporting.sweeps import read_sweeps, sweep_pages
+from pipeline.reporting.sweeps import of_this_data, read_sweeps, sweep_pages
 from pipeline.shards import CandidateFate, Candidates, read_fates, read_shard
 
 
@@ -40,23 +40,26 @@ def report(params: ReportParams, data: Path, reports: Path) -> None:
 
     Raises:
         FileNotFoundError: If an input is missing; the message names the stage that writes it.
-        ValueError: If the evaluation is empty, a part was trained on and tested, or pictures do not fit their manifest.
+        ValueError: If the evaluation is empty, a part was trained on and tested, pictures do not fit their manifest, or detectors
+            learned from other data.
     """
-    rows = _metrics(reports / "eval")
-    records, sweeps = _records(reports / "eval", rows), read_sweeps(reports / "sweeps")
+    rows, read = _metrics(reports / "eval")
+    records, all_sweeps = _records(reports / "eval", rows), read_sweeps(reports / "sweeps")
     card, samples = read_card(data / "prepared" / "train"), read_manifest(data / "prepared" / "train")
     names = order_generators([folder.name for folder in sorted((data / "selected").glob("*")) if folder.is_dir()])
     plan = Plan(card.classes, names, params.resamples, params.confidence)
     comparison, facts = compare(rows, records, plan), data_card(card, samples, rows)
+    sweeps = of_this_data(all_sweeps, facts)
     page = Page(
         comparison=comparison,
         data=facts,
         sides=check_sides(samples, {fold: record.part.tolist() for (_, _, fold), record in records.items()}),
         curves=mean_curves(records),
-        sweeps=sweep_pages(sweeps),
+        sweeps=sweep_pages(sweeps, all_sweeps.keys() - sweeps.keys()),
         before_after=_before_after(reports / "eval" / GALLERY),
         generators=tuple(_generator(name, data, card, samples, params) for name in names),
     )
+    check_learned_from(read, data)
     write_json(reports / "comparison.json", {**comparison, "data": facts})
     write_json(reports / "metrics.json", metric_summary(comparison))
     write_plots(reports / "plots", page.curves, sweeps)
@@ -64,11 +67,15 @@ def report(params: ReportParams, data: Path, reports: Path) -> None:
     write_text(reports / "comparison.html", render_html(page))
 
 
-def _metrics(folder: Path) -> Sequence[Mapping[str, Any]]:
+def _metrics(folder: Path) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, str]]:
+    """A row a model, and what all of them learned from."""
     file = folder / "metrics.json"
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; run `python -m detectors evaluate`, or `dvc repro evaluate`")
-    return json.loads(file.read_text(encoding="utf-8"))["rows"]
+    document = json.loads(file.read_text(encoding="utf-8"))
+    if "read" not in document:
+        raise ValueError(f"{file} does not say what the models learned from; run `python -m detectors evaluate` again")
+    return document["rows"], document["read"]
 
 
 def _records(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[RecordKey, MatchRecord]:

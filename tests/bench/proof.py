@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from flows.copies import log_of, open_copy, reproduce_copy, run
+from flows.copies import CopyError, log_of, open_copy, reproduce_copy, run
 from pipeline.matches import MATCHES, MatchRecord, read_record, record_name
 from tests.bench.bars import FOLDER, bar, work_folder, write_bars
 from tests.bench.gaps import gap
@@ -150,24 +150,50 @@ def commit_of(folder: Path) -> str:
     return subprocess.run(say, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def result(name: str) -> dict[str, Any] | None:
-    """What a study found, from its copy; None before its report is written. Keeps its match records."""
-    folder = WORK / name
+def is_finished(name: str) -> bool:
+    """Whether a study's copy holds its report."""
     # A copy carries the report of the project; the study's own stands there once it is younger than what `evaluate` put out.
-    scores, report = folder / "reports" / "eval" / "metrics.json", folder / "reports" / "comparison.json"
-    if not (scores.exists() and report.exists()) or report.stat().st_mtime < scores.stat().st_mtime:
+    scores, report = WORK / name / "reports" / "eval" / "metrics.json", WORK / name / "reports" / "comparison.json"
+    return scores.exists() and report.exists() and report.stat().st_mtime >= scores.stat().st_mtime
+
+
+def result(name: str) -> dict[str, Any] | None:
+    """What a study found, from its copy; None before its report is written. Reads the match records that are kept.
+
+    Raises:
+        CopyError: If the copy was made with other settings than the study has now.
+    """
+    folder = WORK / name
+    if not is_finished(name):
         return None
-    comparison = json.loads(report.read_text(encoding="utf-8"))
+    comparison = json.loads((folder / "reports" / "comparison.json").read_text(encoding="utf-8"))
     study, params = STUDIES[name], yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    check_settings(name, params)
     about: dict[str, Any] = {"commit": commit_of(folder), "settings": dict(study.settings), "wanted": study.wanted}
     if (folder / NOTE).exists():
         about["note"] = (folder / NOTE).read_text(encoding="utf-8").strip()
-    keep_records(name)
     if name in COMPARED:
         other, detectors = COMPARED[name], comparison["detectors"]
         gaps = {one: gap(records(name, one, "real"), records(other, one, "real")) for one in detectors}
         about["real_minus"] = {"study": other, **gaps}
     return {**about, "trained_on": params["train"]["device"], "comparison": comparison}
+
+
+def check_settings(name: str, params: Mapping[str, Any]) -> None:
+    """Whether a study's copy has its settings; those of a study may have been edited since.
+
+    Raises:
+        CopyError: Naming what differs.
+    """
+    other: list[str] = []
+    for key, value in STUDIES[name].settings.items():
+        found: Any = params
+        for part in key.split("."):
+            found = found[part]
+        if found != yaml.safe_load(value):
+            other.append(f"{key} {found}, not {value}")
+    if other:
+        raise CopyError(f"{WORK / name} was made with {'; '.join(other)}; begin it anew with --again {name}")
 
 
 def keep_records(name: str) -> None:
@@ -225,6 +251,8 @@ def main() -> int:
         shutil.rmtree(WORK / name, ignore_errors=True)
     with ThreadPoolExecutor(args.jobs) as crew:
         list(crew.map(lambda name: carry_out(name, args.data.resolve(), args.threads, args.device), args.studies))
+    for name in filter(is_finished, STUDIES):  # all of them before any is compared with another
+        keep_records(name)
     here, before = {name: result(name) for name in STUDIES}, past()
     for name in (name for name, one in here.items() if one is not None):
         keep_table(name)

@@ -17,6 +17,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from pipeline.records import fold_name, read_manifest, write_json
 from tests.bench.bars import work_folder, write_bars
 from tests.bench.fills import part_interval
 from tests.bench.ways import STUDIES as COPIES
-from tests.bench.ways import recipe
+from tests.bench.ways import data_key, recipe
 
 WORK = work_folder("questions")
 STUDY = COPIES["magnetic_tile"]
@@ -124,12 +125,17 @@ def without(kind: str, data: DetectionData) -> DetectionData:
     return relabelled(data, lambda r: None if any(a["category_id"] == number for a in r.annotations) else r.annotations)
 
 
+def kept_in() -> Path:
+    """Where trainings and answers lie, of these copies of the studies."""
+    return WORK / "-".join(data_key(study) for study in STUDIES.values())
+
+
 def trained(name: str, fold: int, change: Callable[[DetectionData], DetectionData]) -> Network:
     """RT-DETR, arm `real`, on changed training data; kept."""
     used, real = recipe(STUDY), parse_arm("real")
     torch.set_num_threads(used.train.threads)
     plain = load_fold(used.label, real, PREPARED, None, fold)
-    kept = WORK / name / f"{fold_name(fold)}.weights.pt"
+    kept = kept_in() / name / f"{fold_name(fold)}.weights.pt"
     detector = DETECTORS["rtdetr"]()
     network = fresh_network("rtdetr", COMPACT, len(plain.train.classes), fold)
     if not kept.exists():
@@ -273,8 +279,8 @@ def main() -> int:
         "held_out": lambda: held_out(args.folds, args.kinds),
     }
     for question in args.questions:
-        write_json(WORK / f"{question}.json", {"folds": args.folds, "found": ask[question]()})
-    files = {question: WORK / f"{question}.json" for question in ask}
+        write_json(kept_in() / f"{question}.json", {"folds": args.folds, "found": ask[question]()})
+    files = {question: kept_in() / f"{question}.json" for question in ask}
     found = {q: json.loads(f.read_text(encoding="utf-8")) if f.exists() else "not run" for q, f in files.items()}
     return write_bars("questions", [], alarms_a_good_photo=ALARMS, questions=found)
 

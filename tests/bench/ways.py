@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from pipeline.matches import read_record, write_record
 from pipeline.params import LabelParams, load_section
 from pipeline.records import fold_name, read_card, read_manifest, write_json
 from pipeline.reporting.comparison import mean_of
+from pipeline.runlog import digest
 from pipeline.shards import read_fates
 from tests.bench.bars import FOLDER, work_folder, write_bars
 from tests.bench.gaps import gap
@@ -171,9 +173,16 @@ class Runs:
         return self.study if self.detector == USUAL else f"{self.study}-{self.detector}"
 
 
+@cache
+def data_key(study: Path) -> str:
+    """Digest of what trainings on a study's copy rest on, so that those of a copy made anew are not taken for its own."""
+    data = study / "data"
+    return digest(data / "prepared" / "train", data / "prepared" / "val", data / "labelled", study / "params.yaml")
+
+
 def place(runs: Runs, name: str, fold: int) -> Path:
     """Where the training of a way lies."""
-    return WORK / runs.title / re.sub(r"[^a-z0-9._]+", "-", name) / fold_name(fold)
+    return WORK / runs.title / data_key(STUDIES[runs.study]) / re.sub(r"[^a-z0-9._]+", "-", name) / fold_name(fold)
 
 
 def recipe(study: Path, way: Way | None = None) -> Recipe:

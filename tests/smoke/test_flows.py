@@ -155,6 +155,22 @@ def test_a_sweep_runs_the_flow_at_every_value_and_goes_on_where_it_failed(counti
     assert yaml.safe_load((counting / "params.yaml").read_text())["prepare"]["k"] == 5
 
 
+def test_a_sweep_does_not_mix_points_of_before_and_after_a_change(counting: Path):
+    from flows.copies import CopyError
+    from flows.sweep import Sweep, sweep
+
+    sweep(Sweep(counting, "prepare.k", ["2"], []), 1, afresh=False)
+    params = counting / "params.yaml"
+    document = yaml.safe_load(params.read_text())
+    document["train"]["steps"] += 1
+    params.write_text(yaml.safe_dump(document))
+    wanted = Sweep(counting, "prepare.k", ["2", "7"], [])
+    with pytest.raises(CopyError, match=r"k=2 and \S+k=7 differ in more than prepare\.k \(params\.yaml\): .* AFRESH=1"):
+        sweep(wanted, 1, afresh=False)
+    found = json.loads(sweep(wanted, 1, afresh=True).read_text())
+    assert [point["parts"] for point in found["points"]] == [4, 14]
+
+
 def test_a_sweep_of_an_unknown_parameter_says_so(counting: Path):
     from flows.copies import CopyError
     from flows.sweep import Sweep, sweep

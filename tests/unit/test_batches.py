@@ -8,10 +8,10 @@ from detectors.arms import parse_arm
 from detectors.batches import Batches, Counts, Pools, batch_counts, draw_batch, open_batches
 from detectors.datasets import Example
 from detectors.letterbox import fit
-from detectors.params import MixParams, Recipe, TrainParams
+from detectors.params import MixParams, Recipe, TrainParams, check_share
 from detectors.tiling import Framing
 from detectors.training import load_fold, load_pools, losses_at
-from pipeline.params import LabelParams, load_section
+from pipeline.params import LabelParams, ParamsError, load_section
 from pipeline.stages.label import label
 from tests.detector_toy import write_prepared, write_selected
 
@@ -31,6 +31,20 @@ def test_counts_are_exact_and_rounded_half_up():
     assert batch_counts(8, 0.25, 0.5, pools(5)) == Counts(real=3, good=2, synthetic=3)
     assert batch_counts(8, 0.25, 0.25, pools(5)) == Counts(real=4, good=2, synthetic=2)
     assert batch_counts(8, 0.25, 0.5, Pools(pool(3, 0), ())) == Counts(real=8, good=0, synthetic=0)
+
+
+@pytest.mark.parametrize(("share", "missing"), [(0.08, "synthetic"), (0.92, "real")])
+def test_a_share_that_leaves_no_photo_of_a_kind_is_refused(share, missing):
+    """Of eight photos two are good; six times 0.08 is no whole photo, and six times 0.92 is all six."""
+    train, mix = load_section("train", TrainParams), load_section("mix", MixParams)
+    assert (train.batch, train.negative_share) == (8, 0.25)
+    with pytest.raises(ParamsError, match=rf"{share} leaves no {missing} photo among the 6 .* expected 0\.0833 to 0\.917"):
+        check_share(train, mix.model_copy(update={"share": share}))
+
+
+@pytest.mark.parametrize("share", [0.09, 0.25, 0.91, 1.0])
+def test_a_share_that_leaves_both_or_asks_for_one_kind_alone_is_taken(share):
+    check_share(load_section("train", TrainParams), load_section("mix", MixParams).model_copy(update={"share": share}))
 
 
 def values(drawn):

@@ -5,11 +5,25 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
+from flows.copies import CopyError
 from pipeline.matches import MATCHES, MatchRecord, record_name, write_record
 from tests.architecture.stage_code import stages
 from tests.bench import proof
 from tests.unit.test_bench_gaps import record
+
+
+def write_params(name: str) -> None:
+    """The parameters of a study's copy, as far as the bench reads them."""
+    params: dict = {"train": {"device": "cpu"}}
+    for key, value in proof.STUDIES[name].settings.items():
+        *sections, last = key.split(".")
+        section = params
+        for one in sections:
+            section = section.setdefault(one, {})
+        section[last] = yaml.safe_load(value)
+    (proof.WORK / name / "params.yaml").write_text(yaml.safe_dump(params))
 
 
 def study(mean: float, low: float) -> dict[str, object]:
@@ -44,7 +58,7 @@ def test_what_was_done_by_hand_in_a_copy_is_said_beside_its_result(tmp_path: Pat
     (copy / "reports/eval/matches").mkdir(parents=True)
     (copy / "reports/eval/metrics.json").write_text("{}")
     (copy / "reports/comparison.json").write_text("{}")
-    (copy / "params.yaml").write_text("train: {device: cpu}")
+    write_params("deep_pcb")
     plain = proof.result("deep_pcb")
     assert plain is not None and "note" not in plain
     (copy / proof.NOTE).write_text("labels are of commit abc\n")
@@ -59,7 +73,8 @@ def leave(work: Path, name: str, records: dict[int, MatchRecord]) -> None:
         write_record(work / name / "reports/eval" / MATCHES / record_name("rtdetr", "real", fold), one)
     (work / name / "reports/eval/metrics.json").write_text("{}")
     (work / name / "reports/comparison.json").write_text(json.dumps(comparison))
-    (work / name / "params.yaml").write_text("train: {device: cpu}")
+    write_params(name)
+    proof.keep_records(name)
 
 
 def test_a_study_is_compared_with_one_whose_copy_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -76,9 +91,18 @@ def test_a_study_is_compared_with_one_whose_copy_is_gone(tmp_path: Path, monkeyp
     leave(tmp_path / "work", "magnetic_tile-real-all", all_found)
     assert found() == {"study": "magnetic_tile-real", "rtdetr": None}
     leave(tmp_path / "work", "magnetic_tile-real", none_found)
-    proof.result("magnetic_tile-real")
     shutil.rmtree(tmp_path / "work" / "magnetic_tile-real")
     assert found() == {"study": "magnetic_tile-real", "rtdetr": [1.0, 1.0, 1.0]}
+
+
+def test_a_copy_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(proof, "WORK", tmp_path / "work")
+    monkeypatch.setattr(proof, "FOLDER", tmp_path / "kept")
+    leave(tmp_path / "work", "deep_pcb", {0: record(finds=True)})
+    file = tmp_path / "work" / "deep_pcb" / "params.yaml"
+    file.write_text(file.read_text().replace("steps: 1200", "steps: 600"))
+    with pytest.raises(CopyError, match=r"made with train\.steps 600, not 1200; begin it anew with --again deep_pcb"):
+        proof.result("deep_pcb")
 
 
 def test_a_study_learns_only_generators_that_it_runs_and_runs_stages_that_exist():

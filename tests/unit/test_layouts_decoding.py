@@ -1,5 +1,8 @@
+import struct
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,6 +36,48 @@ def test_sixteen_bits_are_scaled_by_the_white_of_the_set(tmp_path: Path):
     assert decode(path, white=65535).picture.tolist() == [[0, 3, 16]]
     assert decode(path).peak == 4095
     assert decode(path).conversions == ("16-bit to 8-bit",)
+
+
+DEEP = np.array([[[0, 819, 4095], [15, 255, 256]]], np.uint16)
+"""Red, green and blue of two pixels of a 12-bit camera."""
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_colour_of_sixteen_bits_keeps_its_low_byte(tmp_path: Path, suffix: str):
+    path = tmp_path / f"a.{suffix}"
+    cv2.imwrite(str(path), DEEP[..., ::-1])
+    found = decode(path)
+    assert found.picture.tolist() == [[[0, 51, 255], [1, 16, 16]]]
+    assert decode(path, white=65535).picture.tolist() == [[[0, 3, 16], [0, 1, 1]]]
+    assert (found.peak, found.conversions) == (4095, ("16-bit to 8-bit",))
+
+
+def test_transparency_beside_sixteen_bits_is_dropped(tmp_path: Path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([DEEP[..., ::-1], np.full((1, 2), 65535, np.uint16)]))
+    assert decode(tmp_path / "a.png").picture.tolist() == [[[0, 51, 255], [1, 16, 16]]]
+
+
+def test_colour_of_sixteen_bits_is_turned_upright(tmp_path: Path):
+    """Orientation 6: the camera lay on its side; what is on the left of the file is above."""
+    cv2.imwrite(str(tmp_path / "a.png"), DEEP[..., ::-1])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    stored = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(stored[:33] + chunk + stored[33:])  # after the signature and the header
+    found = decode(tmp_path / "a.png")
+    assert (found.orientation, found.stored_size) == (6, (1, 2))
+    assert found.picture.tolist() == [[[0, 51, 255]], [[1, 16, 16]]]
+
+
+def test_pixels_of_sixteen_bits_in_all_are_no_deep_colour(tmp_path: Path):
+    """A bitmap with 5, 6 and 5 bits for red, green and blue, which pillow calls BGR;16."""
+    header = struct.pack("<IiiHHIIiiIIIII", 52, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0, 0xF800, 0x07E0, 0x001F)
+    pixels = struct.pack("<HH", 0b11111_000000_00000, 0)
+    start = 14 + len(header)
+    (tmp_path / "a.bmp").write_bytes(struct.pack("<2sIHHI", b"BM", start + 4, 0, 0, start) + header + pixels)
+    assert decode(tmp_path / "a.bmp").picture.tolist() == [[[255, 0, 0]]]
 
 
 @pytest.mark.parametrize(

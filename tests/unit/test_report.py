@@ -13,7 +13,7 @@ import yaml
 
 from pipeline.images import write_png
 from pipeline.matches import Matches, MatchRecord
-from pipeline.records import read_manifest
+from pipeline.records import read_manifest, write_json
 from pipeline.reporting import charts, comparison, data_card, pictures, plots, render, reweighting, sweeps, wording
 from pipeline.reporting.provenance import ProvenanceError
 from tests.conftest import ROOT
@@ -321,6 +321,21 @@ def test_a_sweep_that_was_not_run_says_how(project: Path):
     assert (project / "reports" / "plots" / "prepare.k.csv").read_text() == "detector,arm,value,box_map50\n"
 
 
+def test_a_sweep_of_other_data_is_named_and_not_shown(study: Path):
+    file = study / "reports" / "sweeps" / "prepare.k.json"
+    document = json.loads(file.read_text())
+    for one in document["points"]:
+        one["data"]["name"] = "other plates"
+    kept = file.read_bytes()
+    write_json(file, document)
+    html = run_report(study)["html"]
+    file.write_bytes(kept)
+    assert "Run on other data only (<code>reports/sweeps/prepare.k.json</code>)" in html
+    assert "mix.share.json" not in html
+    assert (study / "reports" / "plots" / "prepare.k.csv").read_text() == "detector,arm,value,box_map50\n"
+    assert len((study / "reports" / "plots" / "mix.share.csv").read_text().splitlines()) > 1
+
+
 def test_values_that_are_no_numbers_stand_evenly():
     assert sweeps.places(["ddim", "dpm"]) == [0.0, 1.0]
     assert sweeps.places([2, 5]) == [2.0, 5.0]
@@ -518,6 +533,36 @@ def plant(project: Path, *, labelled: bool, size: tuple[int, int] = (64, 64)) ->
 def test_a_photo_planted_in_the_labelled_set_stops_the_report(project: Path):
     plant(project, labelled=True)
     with pytest.raises(ProvenanceError, match=r"labelled/defectfill/fold-0/images/s1.png is not the file that `select` wrote"):
+        run_report(project)
+
+
+def test_a_photo_planted_beside_the_synthetic_ones_stops_the_report(project: Path):
+    folder = project / "data" / "labelled" / "defectfill" / "fold-0"
+    document = json.loads((folder / "annotations.json").read_text())
+    document["images"].append({"id": 2, "file_name": "images/s2.png"})
+    write_json(folder / "annotations.json", document)
+    write_png(folder / "images" / "s2.png", np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(ProvenanceError, match=r"fold-0/images/s2.png is none of the images that `select` kept"):
+        run_report(project)
+
+
+def test_models_of_another_split_stop_the_report(project: Path):
+    """A part came to the training side after the detectors were trained: one of theirs may be tested now."""
+    write_png(project / "data" / "prepared" / "train" / "images" / "new.png", np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(ProvenanceError, match=r"detectors were trained before \S+data/prepared/train changed"):
+        run_report(project)
+
+
+def test_models_of_other_synthetic_photos_stop_the_report(project: Path):
+    write_json(project / "data" / "labelled" / "defectfill" / "fold-0" / "card.json", {"images": 2})
+    with pytest.raises(ProvenanceError, match=r"detectors were trained before \S+data/labelled/defectfill changed"):
+        run_report(project)
+
+
+def test_scores_that_do_not_say_what_was_learned_from_stop_the_report(project: Path):
+    file = project / "reports" / "eval" / "metrics.json"
+    write_json(file, {"rows": json.loads(file.read_text())["rows"]})
+    with pytest.raises(ValueError, match=r"metrics.json does not say what the models learned from"):
         run_report(project)
 
 

@@ -8,7 +8,7 @@ import pytest
 from detectors.match_records import match_record, matches_of_run
 from detectors.metrics import coco_run, coco_runs, coco_scores, image_scores
 from detectors.rankings import area_under_roc, rank
-from pipeline.matches import read_record, write_record
+from pipeline.matches import Matches, read_record, write_record
 from pipeline.reporting.reweighting import reweighted_auroc, reweighted_map
 
 IMAGES, CLASSES = 24, 4
@@ -122,6 +122,16 @@ def test_by_hand_two_images_and_one_false_alarm():
     found = reweighted_map(matches, [0], np.arange(2), weights)
     # Precision 1/2 up to recall 1/2 (51 of 101 thresholds); 3/4 up to 3/4 (76); 1 throughout; nothing found; nothing to find.
     np.testing.assert_allclose(found, [0.5 * 51 / 101, 0.75 * 76 / 101, 1.0, 0.0, np.nan])
+
+
+def test_all_found_and_no_false_alarm_is_one_whatever_the_weights():
+    """Three photos a part, every defect found: sums of weights like 8/7 must not miss the last recall by a bit."""
+    parts = 8
+    rows, images = np.arange(3 * parts), 3 * parts
+    truths = np.ones((images, 1), int)
+    matches = Matches(rows, np.zeros(images, int), np.linspace(0.9, 0.1, images), np.ones((images, 1), bool), truths)
+    drawn = np.random.default_rng(0).multinomial(parts - 1, [1 / parts] * parts, size=200) * (parts / (parts - 1))
+    assert reweighted_map(matches, [0], np.repeat(np.arange(parts), 3), drawn).tolist() == [1.0] * 200
 
 
 def test_no_detection_at_all_scores_zero():

@@ -81,6 +81,12 @@ def test_a_type_without_reference_is_named_with_its_count():
             split_fold(parts(dent=9, lonely=1, good=6), PLAN, fold)
 
 
+@pytest.mark.parametrize(("fold", "side"), [(0, "val"), (1, "val"), (2, "test")])
+def test_two_defective_parts_are_too_few_for_three_folds(fold: int, side: str):
+    with pytest.raises(SplitError, match=rf"fold {fold}: no defective part is left for {side}: 2 in all"):
+        split_fold(parts(dent=2, good=6), PLAN, fold)
+
+
 def test_parts_beyond_k_are_unused_and_good_parts_never_are():
     assert all(TYPES[part] for part in on("unused"))
     assert len(on("val") - {part for part in TYPES if TYPES[part]}) == 2  # a tenth of the 20 good parts outside test
