@@ -1,7 +1,7 @@
 # Everything runs in .venv/, made from requirements.lock by the first target that needs it.
 # The first interpreter the lock was made for.
 PYTHON ?= $(firstword $(foreach name,python3 python3.12 python3.11,$(shell $(name) -c 'import sys, pip; \
-	sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $(name))))
+	sys.exit(not ((3, 11) <= sys.version_info < (3, 13) and [*map(int, pip.__version__.split(".")[:2])] >= [22, 3]))' 2>/dev/null && echo $(name))))
 OUTSIDE_PATH := $(PATH)
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -12,13 +12,14 @@ export DVC_NO_ANALYTICS := 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 export YOLO_OFFLINE := true
 export DO_NOT_TRACK := 1
-export PREFECT_HOME := $(CURDIR)/.prefect
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export PREFECT_HOME ?= $(CURDIR)/.prefect
 
 CONFIGURE = python -m pipeline configure $(if $(PROFILE),--profile '$(PROFILE)') \
 	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid) \
-	$(if $(WANTED),--wanted $(WANTED))
+	$(if $(WANTED),--wanted $(WANTED)) && python -m detectors check
 
-.PHONY: setup repro prepare flow test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling bench-synthesis bench-evaluation bench-studies bench-proof bench-ways bench-questions sweep concept-gallery placement-gallery lock
+.PHONY: setup repro prepare flow server schedule test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling bench-synthesis bench-evaluation bench-studies bench-proof bench-ways bench-questions sweep concept-gallery placement-gallery lock
 .DEFAULT_GOAL := help
 
 help:  ## Show this list.
@@ -27,7 +28,7 @@ help:  ## Show this list.
 setup: $(STAMP)  ## Install the locked environment into .venv/.
 
 $(STAMP): requirements.lock
-	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11 or 3.12 with pip found; name one with PYTHON=<interpreter>'; exit 1; }
+	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11 or 3.12 with pip 22.3 or newer found; name one with PYTHON=<interpreter>'; exit 1; }
 	@PATH='$(OUTSIDE_PATH)' $(PYTHON) -m venv --without-pip $(VENV)
 	@sed -n '/^uv==/,/^    # via/p' requirements.lock > $(VENV)/bootstrap.txt
 	@PATH='$(OUTSIDE_PATH)' $(PYTHON) -m pip --python $(VENV)/bin/python install --quiet --disable-pip-version-check --require-hashes \
@@ -46,8 +47,15 @@ prepare: setup  ## Import, check and split the photos only; same variables as re
 sweep: setup  ## The whole flow at several values of a parameter: KEY=prepare.k VALUES="2 5 10" (learning curve), KEY=mix.share (ratio); AFRESH=1 after a change.
 	python -m flows sweep '$(KEY)' $(VALUES) $(if $(filter 1 true yes,$(AFRESH)),--afresh)
 
-flow: setup  ## The same stages under Prefect, with retries.
+flow: setup  ## The same stages under Prefect, with retries; same variables as repro.
+	@$(CONFIGURE)
 	python -m flows reproduce
+
+server: setup  ## A Prefect server that stays, for `schedule`; its pages are at http://127.0.0.1:4200.
+	prefect server start
+
+schedule: setup  ## What `flow` does at set times, until stopped: CRON='0 3 * * 6' TIMEZONE=Europe/Berlin; needs `server` in another terminal.
+	PREFECT_API_URL=$${PREFECT_API_URL:-http://127.0.0.1:4200/api} python -m flows schedule '$(CRON)' $(if $(TIMEZONE),--timezone '$(TIMEZONE)')
 
 test: setup  ## All tests, two files at a time.
 	pytest --numprocesses 2 --dist loadfile

@@ -1,4 +1,4 @@
-"""`python -m detectors train|evaluate|predict|pretrain`."""
+"""`python -m detectors train|evaluate|predict|pretrain|check`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from detectors.params import EvaluateParams, MixParams, PretrainDetectorParams, 
 from detectors.protocol import DETECTORS, EMBEDDED
 from pipeline.fan_out import WorkError
 from pipeline.params import LabelParams, ParamsError, load_section
+from pipeline.single_run import only_run, settled
 
 PARAMS = Path("params.yaml")
 PRETRAIN_PARAMS = Path("pretrain.yaml")
@@ -33,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--params", type=Path, help="parameter file")
     common.add_argument("--dry-run", action="store_true", help="print resolved parameters and counts, then stop")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train|evaluate|predict|pretrain")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train|evaluate|predict|pretrain|check")
     train = commands.add_parser("train", parents=[common], help="train one detector in one arm, every fold")
     train.add_argument("--detector", required=True, help=", ".join(DETECTORS))
     train.add_argument("--arm", required=True, help=", ".join(arm_names()))
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--out", type=Path, help="default detectors/weights/<detector>")
     pretrain.add_argument("--work", type=Path, help="checkpoint to resume from; default .work/pretrain-<detector>")
     pretrain.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the network learns")
+    commands.add_parser("check", parents=[common], help="refuse parameters of train, mix and evaluate that do not fit")
     return parser
 
 
@@ -82,7 +84,7 @@ def _train(args: argparse.Namespace) -> None:
         sections = {"train": settings(recipe, arm), "label": recipe.label.model_dump(mode="json")}
         _say({**sections, "images": counts, "out": str(out)})
         return
-    with record_run(f"train@{args.detector}-{arm.name}"):
+    with only_run(out.as_posix()), record_run(f"train@{args.detector}-{arm.name}"), settled(file, "train", "mix", "label"):
         train_arm(recipe, args.detector, arm.name, args.prepared, labelled, out)
 
 
@@ -97,8 +99,14 @@ def _evaluate(args: argparse.Namespace) -> None:
         models = [str(m.path) for m in find_models(args.models)]
         _say({"evaluate": params.model_dump(mode="json"), "label": label.model_dump(mode="json"), "models": models})
         return
-    with record_run("evaluate"):
+    with only_run(args.out.as_posix()), record_run("evaluate"), settled(file, "evaluate", "label"):
         evaluate(params, label, args.models, args.test, args.out)
+
+
+def _check(args: argparse.Namespace) -> None:
+    file = args.params or PARAMS
+    check_share(load_section("train", TrainParams, file), load_section("mix", MixParams, file))
+    load_section("evaluate", EvaluateParams, file)
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -116,6 +124,8 @@ def _predict(args: argparse.Namespace) -> None:
             }
         )
         return
+    if args.white is not None and args.white < 1:
+        raise ParamsError(f"--white: expected the full scale of the camera, e.g. 4095, got {args.white}")
     _say(inspect(params, args.model, args.photos, args.out, score, args.white))
 
 
@@ -145,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        {"train": _train, "evaluate": _evaluate, "predict": _predict, "pretrain": _pretrain}[args.command](args)
+        {"train": _train, "evaluate": _evaluate, "predict": _predict, "pretrain": _pretrain, "check": _check}[args.command](args)
     except (UnknownNameError, ParamsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

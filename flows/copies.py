@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,6 +16,13 @@ from flows.graph import dvc_command, dvc_environment
 
 CONFIGURATION = ("params.yaml", "dvc.yaml", "data/targets.yaml")
 """Taken from the project as it is; all other files as committed."""
+PATHS = (
+    "prepare.source",
+    "learn_base.source",
+    "synthesize.placement.region_masks",
+    *(f"train.{detector}.weights" for detector in ("rtdetr", "yolo_seg", "rtdetr_v2", "deeplabv3")),
+)
+"""Parameters that may name a file or folder of the user's."""
 CODE = ("pipeline", "detectors")
 """What the stages run."""
 
@@ -46,7 +55,7 @@ def open_copy(project: Path, folder: Path, settings: Sequence[str], lists: Mappi
     run(dvc_command("cache", "dir", "--local", str((project / ".dvc" / "cache").resolve())), building, log)
     if lists:
         set_lists(building / "dvc.yaml", lists)
-    run([sys.executable, "-m", "pipeline", "configure", *source_of(project, building), *settings], building, log)
+    run([sys.executable, "-m", "pipeline", "configure", *paths_of(project, building), *settings], building, log)
     building.rename(folder)
 
 
@@ -81,10 +90,17 @@ def _state(folder: Path, parameter: str) -> dict[str, object]:
     return {"code": code, **files}
 
 
-def source_of(project: Path, copy: Path) -> list[str]:
-    """Arguments that make the data folder an absolute path, where the copy does not have it."""
-    source = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))["prepare"]["source"]
-    return [] if (copy / source).exists() else ["--set", f"prepare.source={(project / source).resolve()}"]
+def paths_of(project: Path, copy: Path) -> list[str]:
+    """Arguments that make paths of the project absolute, where they are not committed and so the copy does not have them."""
+    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    arguments: list[str] = []
+    for name in PATHS:
+        value: Any = params
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, str) and (project / value).exists() and not (copy / value).exists():
+            arguments += ["--set", f"{name}={json.dumps(str((project / value).resolve()))}"]  # quoted: YAML ends a value at " #"
+    return arguments
 
 
 def set_lists(graph: Path, lists: Mapping[str, Sequence[str]]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 from collections import deque
 from pathlib import Path
@@ -45,13 +47,19 @@ def run_stage(group: str, project: str) -> list[str]:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        start_new_session=True,
     ) as process:
-        for raw in process.stdout or ():
-            line = raw.rstrip()
-            tail.append(line)
-            logger.info("%s", line)
-            if match := _RUNNING.match(line):
-                ran.append(match["stage"])
+        try:
+            for raw in process.stdout or ():
+                line = raw.rstrip()
+                tail.append(line)
+                logger.info("%s", line)
+                if match := _RUNNING.match(line):
+                    ran.append(match["stage"])
+        except BaseException:
+            # The stage as well: DVC alone would leave it running, beside the next one.
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
     if process.returncode != 0:
         raise StageFailedError(f"stage {group!r} failed with exit code {process.returncode}:\n" + "\n".join(tail))
     return ran

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
-from flows.copies import check_alike, open_copy, reproduce_copy
+from flows.copies import CopyError, check_alike, open_copy, reproduce_copy
 
 SWEEPS = Path("reports/sweeps")
 
@@ -62,11 +63,19 @@ def sweep(wanted: Sweep, jobs: int, *, afresh: bool) -> Path:
         open_copy(wanted.project, wanted.copy_of(value), ["--set", f"{wanted.parameter}={value}"], lists)
     check_alike([wanted.copy_of(value) for value in wanted.values], wanted.parameter)
 
+    failed = Event()
+
     def point(value: str) -> dict[str, Any]:
+        if failed.is_set():
+            raise CopyError(f"{wanted.parameter}={value} was not begun, since another value failed")
         folder = wanted.copy_of(value)
-        reproduce_copy(folder)
+        try:
+            reproduce_copy(folder)
+        except CopyError:
+            failed.set()
+            raise
         comparison = json.loads((folder / "reports" / "comparison.json").read_text(encoding="utf-8"))
-        return {"value": json.loads(value) if value.replace(".", "", 1).isdigit() else value, **comparison}
+        return {"value": _number_or_text(value), **comparison}
 
     with ThreadPoolExecutor(jobs) as crew:
         points = list(crew.map(point, wanted.values))
@@ -75,3 +84,13 @@ def sweep(wanted: Sweep, jobs: int, *, afresh: bool) -> Path:
     temporary.write_text(json.dumps({"parameter": wanted.parameter, "points": points}, indent=1) + "\n", encoding="utf-8")
     temporary.replace(wanted.result)
     return wanted.result
+
+
+def _number_or_text(value: str) -> int | float | str:
+    """What a value is on an axis; `.5` and `1e-3` are numbers."""
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value

@@ -29,6 +29,7 @@ from pipeline.params import (
     pairs,
 )
 from pipeline.runlog import record_run
+from pipeline.single_run import only_run, settled
 
 DATA = Path("data")
 TRAIN = DATA / "prepared" / "train"
@@ -209,7 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.run(args)
         else:
             item = f"{args.stage}@{args.generator}" if args.stage in OF_GENERATOR else args.stage
-            with record_run(item):
+            # A request whose candidates are all refused is drawn again, so `synthesize` reads that section too.
+            read = (args.stage, "select") if args.stage == "synthesize" else (args.stage,)
+            with only_run(item), record_run(item), settled(Path("params.yaml"), *read):
                 args.run(args)
     except (ValueError, OSError) as error:  # of the user's input, or of the disk
         print(f"error: {error}", file=sys.stderr)

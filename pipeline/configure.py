@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.params import SECTIONS, ParamsError, PrepareParams, nearest, parse_section
 from pipeline.records import write_text
@@ -56,7 +57,7 @@ def configure(
         _merge(document, yaml.load(_profile_path(path.parent, profile).read_text(encoding="utf-8")) or {}, f"profile {profile}: ")
     _set_source(document["prepare"], path.parent, data, layout, skip_invalid=skip_invalid)
     for name, value in settings.items():
-        _merge(document, _nested(name, yaml.load(value)), "")
+        _merge(document, _nested(name, _parse(yaml, name, value)), "")
     after = _leaves(document)
     lines = [
         f"{key}: {before.get(key, '(not there)')} -> {value}" for key, value in after if key not in before or before[key] != value
@@ -92,6 +93,14 @@ def _write(yaml: YAML, document: Any, path: Path) -> None:
     buffer = io.StringIO()
     yaml.dump(document, buffer)
     write_text(path, buffer.getvalue())
+
+
+def _parse(yaml: YAML, name: str, text: str) -> Any:
+    try:
+        return yaml.load(text)
+    except YAMLError as error:
+        quoted = "'" + text.replace("'", "''") + "'"
+        raise ParamsError(f"{name}: {text!r} is no YAML; text with special characters takes quotes: {name}={quoted}") from error
 
 
 def _nested(name: str, value: Any) -> dict[str, Any]:

@@ -131,8 +131,10 @@ def _read_result(choice: Choice, arm: str, fold: int, params: Path) -> list[dict
     found = json.loads(path.read_text(encoding="utf-8"))
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     sections = yaml.safe_load(params.read_text(encoding="utf-8"))
-    pairs = (("train", card["params"]), ("label", found["label"]))
-    changed = [f"{name}.{key}" for name, then in pairs for key in sorted(then) if then[key] != sections[name].get(key)]
+    train = dict(card["params"])
+    # Of an arm with synthetic photos the card also holds how they were mixed in.
+    pairs = (("train", train), ("mix", train.pop("mix", {})), ("label", found["label"]))
+    changed = [f"{name}.{key}" for name, then in pairs for key in sorted(then) if not _same(then[key], sections[name].get(key))]
     inputs = {"train": choice.prepared / "train", "val": choice.prepared / "val"}
     if generator := card["arm"]["generator"]:
         inputs["labelled"] = choice.prepared.parent / "labelled" / generator
@@ -141,6 +143,18 @@ def _read_result(choice: Choice, arm: str, fold: int, params: Path) -> list[dict
         raise TargetsError(f"{folder}: trained before {', '.join(changed)} changed; run `train` again (`dvc repro`)")
     _check_split(path, found, choice.prepared, fold)
     return found["instances"]
+
+
+def _same(then: Any, now: Any) -> bool:
+    """Whether a value is still what it was; PyYAML reads `1e-3` as text, which stands for the number 0.001."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        return then.keys() == now.keys() and all(_same(value, now[key]) for key, value in then.items())
+    if isinstance(then, float) and isinstance(now, str):
+        try:
+            return then == float(now)
+        except ValueError:
+            return False
+    return then == now
 
 
 def _check_split(path: Path, found: Mapping[str, Any], prepared: Path, fold: int) -> None:

@@ -22,6 +22,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline.layouts.raw",
         "pipeline.matches",
         "pipeline.procedural",
+        "pipeline.single_run",
         "pipeline.val_matches",
     ),
     "pipeline": (*FOUNDATION, *LOOP),
@@ -47,6 +48,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline.wanted",
     ),
     "pipeline.val_matches": (),
+    "pipeline.single_run": ("pipeline.params",),
     "pipeline.wanted": (*FOUNDATION, "pipeline.masks"),
     "pipeline.regions": (*FOUNDATION, "pipeline.masks"),
     "pipeline.procedural": FOUNDATION,
@@ -123,7 +125,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 # Heavy or far-reaching libraries, and the only modules that may know them.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "prefect": ("flows.reproduce",),
+    "prefect": ("flows.reproduce", "flows.schedule"),
     "dvc": (),
     "ultralytics": ("detectors.ultralytics_models",),
     "albumentations": ("detectors.augment",),

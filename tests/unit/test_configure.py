@@ -130,6 +130,7 @@ def test_numbers_wanted_of_single_types_and_comments_stay(tmp_path: Path):
         ({"train.tiling": "{foto_px: 640, overlap: 0.1, whole_share: 0.5}"}, r"train\.tiling: expected null or \{overlap: "),
         ({"train.tiling.photo_px": "640"}, r"train\.tiling: expected null or \{overlap: \.\.\., photo_px: "),
         ({"train.tiling": "3"}, r"train\.tiling: expected null or"),
+        ({"prepare.part_regex": r"[a-z]+/(\d+)_"}, r"no YAML; text .* takes quotes: prepare\.part_regex='\[a-z\]\+/\(\\d\+\)_'"),
         ({"prepare.k": "0"}, r"prepare\.k: .*greater than or equal to 1"),
     ],
 )

@@ -25,6 +25,7 @@ SECTIONS = {
     "synthesize": SYNTHESIZE.model_dump(mode="json"),
     "train": {"steps": 4, "lr": 0.002},
     "label": {"close_px": 2, "min_area_px": 9},
+    "mix": {"share": 0.5, "until": 1.0, "weight": 1.0},
 }
 
 
@@ -79,18 +80,23 @@ def project(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def validate(fold: int) -> Path:
+def validate(fold: int, arm: str = "real") -> Path:
     """What `train` leaves of one fold: blobs and scratches found, rings missed."""
-    folder, val = Path(f"data/models/rtdetr/real/fold-{fold}"), Path("data/prepared/val")
+    folder, val = Path(f"data/models/rtdetr/{arm}/fold-{fold}"), Path("data/prepared/val")
+    generator, mix, labelled = None, {}, {}
+    if arm != "real":
+        synthetic = Path("data/labelled") / arm
+        write_json(synthetic / "card.json", {})
+        generator, mix, labelled = arm, {"mix": SECTIONS["mix"]}, {"labelled": digest(synthetic)}
     rows = [
         {"image": s.image, "defect": s.defect, "area_px": 40.0, "score": None if s.defect == "ring" else 0.9}
         for s in read_manifest(val, fold)
         if not s.is_good
     ]
-    read = {"train": digest(Path("data/prepared/train")), "val": digest(val)}
+    read = {"train": digest(Path("data/prepared/train")), "val": digest(val), **labelled}
     about = {"split": "val", "fold": fold, "iou": 0.5, "label": SECTIONS["label"], "read": read}
     write_json(folder / "val_matches.json", {**about, "instances": rows})
-    write_json(folder / "card.json", {"params": SECTIONS["train"], "arm": {"name": "real", "generator": None}})
+    write_json(folder / "card.json", {"params": {**SECTIONS["train"], **mix}, "arm": {"name": arm, "generator": generator}})
     return folder / "val_matches.json"
 
 
@@ -193,6 +199,20 @@ def test_the_first_preferred_arm_that_is_trained_is_taken(project):
     Path("data/models/rtdetr/defectfill/fold-0").mkdir(parents=True)
     with pytest.raises(TargetsError, match=r"defectfill/fold-0/val_matches\.json is missing"):
         propose(choice, Path("data/targets.yaml"), Path("params.yaml"))
+
+
+def test_an_arm_with_synthetic_photos_gives_targets_until_they_are_mixed_in_otherwise(project, capsys):
+    validate(0, "defectfill")
+    assert main(["targets"]) == 0
+    assert "Detector rtdetr, arm defectfill" in Path("data/targets.yaml").read_text()
+    Path("params.yaml").write_text(yaml.safe_dump({**SECTIONS, "mix": {**SECTIONS["mix"], "share": 0.25}}))
+    assert "trained before mix.share changed" in refused(capsys)
+
+
+def test_a_number_that_yaml_reads_as_text_is_that_number(project):
+    """`1e-3` in params.yaml: PyYAML says text, the training took 0.001."""
+    Path("params.yaml").write_text(yaml.safe_dump({**SECTIONS, "train": {**SECTIONS["train"], "lr": "2e-3"}}))
+    assert SECTIONS["train"]["lr"] == 0.002 and main(["targets"]) == 0
 
 
 WATCHED = """

@@ -1,0 +1,112 @@
+"""Regeneration at set times, against a Prefect server that stays: both as processes of their own, as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+LONGEST_S = 240.0
+
+
+@contextmanager
+def started(*command: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is interrupted at the end, as by Ctrl-C."""
+    with log.open("wb") as lines:
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=lines, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(LONGEST_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise
+
+
+def answer(url: str, body: dict[str, Any] | None = None) -> Any:
+    """What the server says; None while it does not answer."""
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=30) as found:
+            return json.loads(found.read())
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return None
+
+
+def wait_for(what: str, ready: Any, log: Path) -> Any:
+    """The first answer that is not empty."""
+    end = time.monotonic() + LONGEST_S
+    while time.monotonic() < end:
+        if found := ready():
+            return found
+        time.sleep(1.0)
+    raise AssertionError(f"{what} did not come in {LONGEST_S:g} s; the end of {log}:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A Prefect home of its own, and the address of a server on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    own = {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **own, **quiet}
+
+
+@pytest.mark.slow
+def test_what_falls_due_is_carried_out_and_a_stopped_schedule_is_paused(dvc_project: Path, environment: dict[str, str]):
+    stage = {"cmd": "cp raw.txt made.txt", "deps": ["raw.txt"], "outs": ["made.txt"]}
+    (dvc_project / "raw.txt").write_text("raw\n")
+    (dvc_project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"copy": stage}}))
+    url, logs = environment["PREFECT_API_URL"], dvc_project.parent
+    port = url.removesuffix("/api").rpartition(":")[2]
+    server, log = logs / "server.log", logs / "schedule.log"
+    with started(sys.executable, "-m", "prefect", "server", "start", "--port", port, env=environment, log=server):
+        wait_for("the server", lambda: answer(f"{url}/health"), server)
+        command = (sys.executable, "-m", "flows", "schedule", "* * * * *", "--project", str(dvc_project))
+        with started(*command, env=environment, log=log):
+            query = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
+            (run, *_) = wait_for("a run", lambda: answer(f"{url}/flow_runs/filter", query), log)
+        assert run["state"]["type"] == "COMPLETED", log.read_text()[-3000:]
+        assert (dvc_project / "made.txt").read_text() == "raw\n"
+        (deployment,) = answer(f"{url}/deployments/filter", {})
+        assert (deployment["name"], deployment["paused"]) == ("regeneration", True)
+        assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+
+
+def refusal(environment: dict[str, str], *arguments: str) -> str:
+    command = [sys.executable, "-m", "flows", "schedule", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_without_a_server_that_stays_a_schedule_is_refused(environment: dict[str, str]):
+    del environment["PREFECT_API_URL"]
+    assert "a schedule needs a Prefect server that stays: run `make server`" in refusal(environment, "0 3 * * 6")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [("0 3 * *",), ("0 3 * * 6", "--timezone", "Europe/Berlyn")])
+def test_times_that_are_none_are_named(environment: dict[str, str], arguments: tuple[str, ...]):
+    assert f"cron {arguments[0]!r} in zone" in refusal(environment, *arguments)
