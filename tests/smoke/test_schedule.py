@@ -24,11 +24,16 @@ from tests.conftest import ROOT
 LONGEST_S = 240.0
 
 
+def heed() -> None:
+    """Take Ctrl-C, which whatever runs these tests in the background may have switched off."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextmanager
 def started(*command: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is interrupted at the end, as by Ctrl-C."""
     with log.open("wb") as lines:
-        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=lines, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=lines, stderr=subprocess.STDOUT, preexec_fn=heed)
         try:
             yield process
         finally:
