@@ -57,7 +57,7 @@ RECIPE = {**MANY, "train.steps": "1200", "train.validate_every": "1200"}
 # Defects on boards are smaller: 256 px would leave five of them.
 BOARDS = {**RECIPE, "train.image_px": "320"}
 # On boards beyond K of fold 0 both arms with strong augmentation still rose from 1200 steps to 2400 (docs/results.md). YOLO-seg
-# had hardly learned anything but blowholes of tiles after 1200; its arms are real, classical and both with DefectFill.
+# had hardly learned anything but blowholes of tiles after 1200; its arms are real, classical and defectfill.
 LONGER = {"train.steps": "2400", "train.validate_every": "2400"}
 # At 256 px a tile of 620 px has 0.41 of its size and a crack is below a pixel wide; in windows cut at 512 px it has 0.83.
 WINDOWS = {"train.tiling": "{photo_px: 512, overlap: 0.25, whole_share: 0.5}"}
