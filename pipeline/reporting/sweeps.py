@@ -38,7 +38,7 @@ KNOWN = {
     ),
     "mix.share": Known(
         "Share of synthetic data",
-        "synthetic share of the defect photos in a batch, before it is rounded to whole photos",
+        "synthetic share of the defect photos in a batch",
         "How many of the defects a detector learns from should be synthetic?",
         "0.25 0.5 0.75",
     ),
