@@ -1,5 +1,6 @@
 """One run at a time on an output, and parameters that stay as they were while it lasts."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.params import ParamsError
-from pipeline.single_run import RunningError, only_run, settled
+from pipeline.single_run import LOCKS, RunningError, only_run, settled
 from tests.conftest import ROOT
 
 HOLD = """
@@ -48,7 +49,7 @@ def test_a_killed_run_keeps_nobody_out():
     with holder() as first:
         first.kill()
     with only_run("data/base"):
-        pass
+        assert (LOCKS / "data-base").read_text() == str(os.getpid())
 
 
 def test_parameters_that_change_under_a_run_are_named():
@@ -62,3 +63,4 @@ def test_parameters_that_change_under_a_run_are_named():
 def test_other_sections_and_comments_may_change():
     with settled(Path("params.yaml"), "train"):
         Path("params.yaml").write_text("label: {close_px: 3}\ntrain: {steps: 10}  # half an hour\n")
+    assert "close_px: 3" in Path("params.yaml").read_text()
