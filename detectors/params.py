@@ -134,6 +134,7 @@ def check_share(train: TrainParams, mix: MixParams) -> None:
     Raises:
         ParamsError: If no synthetic photo is left after rounding, or no real defect although a share below 1 asks for some.
     """
+    # As `batches.batch_counts` rounds, where there are good photos.
     defective = train.batch - min(train.batch - 1, int(train.batch * train.negative_share + 0.5))
     synthetic = int(defective * mix.share + 0.5)
     if synthetic == 0 or (synthetic == defective and mix.share < 1):

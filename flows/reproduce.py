@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
@@ -58,7 +59,8 @@ def run_stage(group: str, project: str) -> list[str]:
                     ran.append(match["stage"])
         except BaseException:
             # The stage as well: DVC alone would leave it running, beside the next one.
-            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.killpg(process.pid, signal.SIGTERM)
             raise
     if process.returncode != 0:
         raise StageFailedError(f"stage {group!r} failed with exit code {process.returncode}:\n" + "\n".join(tail))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,28 @@ def test_the_comparison_is_published_as_an_artifact(toy: Path, prefect_server: N
     artifact = Artifact.get(ARTIFACT_KEY)
     assert artifact is not None
     assert artifact.data == "| arm | box mAP50 |\n"
+
+
+def test_who_stops_a_flow_stops_the_stage_under_way(toy: Path, monkeypatch: pytest.MonkeyPatch):
+    """DVC alone would end and leave the stage's process running."""
+    from flows import reproduce
+
+    class Interrupting:
+        def info(self, _: str, line: str) -> None:
+            if line.startswith("begun"):
+                raise KeyboardInterrupt
+
+    (toy / "long.py").write_text(
+        "import os, time\nopen('pid', 'w').write(str(os.getpid()))\nprint('begun', flush=True)\ntime.sleep(300)\n"
+    )
+    (toy / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"long": {"cmd": "python long.py"}}}))
+    monkeypatch.setattr(reproduce, "get_run_logger", Interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.run_stage.fn("long", str(toy))
+    number, end = int((toy / "pid").read_text()), time.monotonic() + 30
+    while Path(f"/proc/{number}").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{number}").exists()
 
 
 def test_a_folder_without_a_graph_is_a_plain_error(tmp_path: Path):
