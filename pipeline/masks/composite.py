@@ -15,6 +15,8 @@ LEAST_SURE = 0.1
 """Share of a mask that has to change surely before what changed faintly in it, or not at all, is told by the rest."""
 FAINT = 0.25
 """Of a defect's strength, which the strongest tenth of its mask reaches."""
+EDGE = 0.5
+"""Of that strength: where an edge that fades is said to be."""
 
 
 def distance_to(mask: Mask) -> NDArray[np.float32]:
@@ -46,16 +48,20 @@ def apply_change(clean: Picture, change: NDArray[np.float32], mask: Mask, feathe
 
 def change_size(result: NDArray[np.generic], clean: NDArray[np.generic]) -> NDArray[np.float32]:
     """(H, W) smoothed mean absolute difference of two (H, W, 3) pictures, in grey levels."""
-    difference = np.abs(result.astype(np.float32) - clean.astype(np.float32)).mean(axis=2)
-    return cv2.GaussianBlur(difference, (0, 0), SMOOTH_SIGMA_PX)
+    return cv2.GaussianBlur(_change(result, clean), (0, 0), SMOOTH_SIGMA_PX)
+
+
+def _change(result: NDArray[np.generic], clean: NDArray[np.generic]) -> NDArray[np.float32]:
+    return np.abs(result.astype(np.float32) - clean.astype(np.float32)).mean(axis=2)
 
 
 def changed_region(result: Picture, clean: Picture, mask: Mask, sure: float, possible: float) -> Mask:
     """What became of a defect that was asked for: the pixels that differ, and those of `mask` between them.
 
     A smoothed difference above `possible` grey levels counts where it is connected to one above `sure` (hysteresis, Canny 1986,
-    section VIII). Where a good part of `mask` surely changed, two things follow that an annotator does as well: inside it, a
-    defect goes on down to `FAINT` of its own strength, and a gap of it belongs to the defect, which would fall into pieces.
+    section VIII). Where a good part of `mask` surely changed, three things follow that an annotator does as well: inside it, a
+    defect goes on down to `FAINT` of its own strength, and a gap of it belongs to the defect, which would fall into pieces;
+    outside it, where a defect fades, it ends at `EDGE` of its strength, unsmoothed.
 
     Args:
         result: (H, W, 3) with the defect.
@@ -64,12 +70,13 @@ def changed_region(result: Picture, clean: Picture, mask: Mask, sure: float, pos
         sure: Grey levels that only a defect changes.
         possible: Grey levels that count beside those.
     """
-    size, differs = change_size(result, clean), (result != clean).any(axis=2)
+    raw = _change(result, clean)
+    size, differs = cv2.GaussianBlur(raw, (0, 0), SMOOTH_SIGMA_PX), raw > 0
     strength = float(np.quantile(size[mask], 1 - LEAST_SURE))
     if strength < sure:
         return _connected(differs & (size > possible), size > sure)
     limit = np.where(mask, min(possible, FAINT * strength), possible)
-    changed = _connected(differs & (size > limit), size > sure)
+    changed = _connected(differs & (size > limit) & (mask | (raw >= EDGE * strength)), size > sure)
     return changed | (mask & _hulls(changed & mask, mask))
 
 
