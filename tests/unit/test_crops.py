@@ -132,7 +132,7 @@ def test_a_defect_goes_on_down_to_a_quarter_of_its_own_strength():
 
 @pytest.mark.parametrize(("feather_px", "grown"), [(0, 0), (2, 1), (4, 2)])
 def test_where_a_defect_fades_it_ends_at_half_its_strength(feather_px: int, grown: int):
-    """A hole of 10 x 10 px, 80 grey levels dark, with a soft edge: of 2 px it has 2/3 and 1/3 of that, of 4 px 4/5, 3/5, 2/5, 1/5."""
+    """A hole of 10 x 10 px, 80 grey levels dark. A soft edge of 2 px has 2/3, 1/3 of that, one of 4 px has 4/5, 3/5, 2/5, 1/5."""
     clean, hole = np.full((64, 64, 3), 150, np.uint8), mask_with((64, 64), slice(27, 37), slice(27, 37))
     image = apply_change(clean, np.full(clean.shape, -80.0, np.float32), hole, feather_px)
     region = changed_region(image, clean, hole, sure=14.0, possible=9.5)
