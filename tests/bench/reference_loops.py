@@ -22,6 +22,8 @@ from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
 from pipeline.diffusion.components import load_pipeline
+from pipeline.diffusion.exposure import exposure_gain
+from pipeline.diffusion.latents import mask_tensor, to_tensor
 from pipeline.generators.defectfill.concept import load_concept
 from pipeline.images import Mask, Picture, read_rgb
 from pipeline.masks.composite import changed_region
@@ -46,7 +48,8 @@ class Stock:
         pipe: Base with tokens and LoRA.
         prompts: By defect type.
         net: Scores each picture inside the mask.
-        thresholds: Grey levels above which a pixel has surely or possibly changed; ours, so that the guards see both alike.
+        thresholds: Grey levels, under the light the network sees, above which a pixel has surely or possibly changed; ours, so
+            that the guards see both alike.
         real: Where the clean photos lie.
     """
 
@@ -119,5 +122,8 @@ def one_by_one(stock: Stock, placed: Placed, paint: Paint, numbers: Sequence[int
         image = paint(stock, placed, derive_seed("candidate", placed.request.id, number))
         masked_distance(stock.net, [image], [placed.request.clean], [placed.request.mask])
         images.append(image)
-    changed = tuple(changed_region(image, placed.request.clean, placed.request.mask, *stock.thresholds) for image in images)
+    clean, mask = placed.request.clean, placed.request.mask
+    gain = exposure_gain(to_tensor(clean[None]), mask_tensor(mask[None])).item()
+    sure, possible = (threshold / gain for threshold in stock.thresholds)
+    changed = tuple(changed_region(image, clean, mask, sure, possible) for image in images)
     return Candidates(placed.record, (placed.request.mask,), tuple(images), changed, False)

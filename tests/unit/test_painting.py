@@ -50,8 +50,8 @@ Opening = Callable[..., DefectFillSampler]
 def fresh(base: Path, concept: Path) -> Opening:
     """Opens a sampler with some settings changed."""
 
-    def opened(**changes: object) -> DefectFillSampler:
-        good = [np.random.default_rng(0).integers(90, 160, (80, 90, 3)).astype(np.uint8)]
+    def opened(light: float = 1.0, **changes: object) -> DefectFillSampler:
+        good = [(np.random.default_rng(0).integers(90, 160, (80, 90, 3)) * light).astype(np.uint8)]
         wanted = sampling_params(**({"steps": 4} | changes))
         return DefectFillSampler(concept, SampleJob(wanted, base, good, feather_px=2, micro_batch=4, seed=0))
 
@@ -200,5 +200,23 @@ def test_a_change_for_a_smaller_crop_is_averaged(sampler: Opening):
     change = np.random.default_rng(0).integers(-60, 60, (SIDE, SIDE, 3)).astype(np.float32)
     clean = np.full((half, half, 3), 128, np.uint8)
     asked = request_of("r", "hole", clean, np.ones((half, half), bool))
-    image = painter._compose(asked, Painted(change, None)).image
+    image = painter._compose(asked, Painted(change, None), gain=1.0).image
     assert (image == np.rint(128 + change.reshape(half, 2, half, 2, 3).mean(axis=(1, 3)))).all()
+
+
+def test_what_counts_as_changed_is_measured_under_one_light(fresh: Opening):
+    """Photos with half the light are painted under twice the gain, on the same canvas: equal thresholds but for rounding."""
+    bright, dark = (fresh(light=light, even_exposure=True)._thresholds for light in (1.0, 0.5))
+    assert dark == pytest.approx(bright, rel=0.05)
+
+
+def test_in_a_dark_crop_less_counts_as_changed(fresh: Opening):
+    """12 grey levels sure and 10 possible under the network's light: painted at 4 times its light, a crop needs 3 and 2.5."""
+    painter = fresh(keep_grey=False)
+    painter._thresholds = (12.0, 10.0)
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[8:24, 8:24] = True
+    asked = request_of("r", "hole", np.full((SIDE, SIDE, 3), 30, np.uint8), mask)
+    change = Painted(np.full((SIDE, SIDE, 3), -6.0, np.float32), None)
+    bright, dark = (painter._compose(asked, change, gain).changed for gain in (1.0, 4.0))
+    assert not bright.any() and dark[mask].all()

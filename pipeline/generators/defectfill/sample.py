@@ -78,11 +78,12 @@ class DefectFillSampler:
             )
             rows = [row for row, (_, seeds) in enumerate(window) for _ in seeds]
             painted = self._painter.paint(canvases, rows, [seed for _, seeds in window for seed in seeds])
+            gains = canvases.gain.flatten().tolist()
             for row, one in zip(rows, painted, strict=True):
-                yield self._compose(asked[row], one)
+                yield self._compose(asked[row], one, gains[row])
 
     def facts(self) -> dict[str, Any]:
-        """Settings and the measured thresholds, in grey levels."""
+        """Settings and the measured thresholds, in grey levels under the light the network sees."""
         return {
             "feather_px": self._job.feather_px,
             "micro_batch": self._job.micro_batch,
@@ -91,7 +92,7 @@ class DefectFillSampler:
             "sampling": self._params.model_dump(mode="json"),
         }
 
-    def _compose(self, request: Request, painted: Painted) -> Synthetic | Dropped:
+    def _compose(self, request: Request, painted: Painted, gain: float) -> Synthetic | Dropped:
         if painted.change is None:
             assert painted.early is not None, "only a low early rank leaves a candidate without a picture"
             return Dropped(painted.early)
@@ -99,7 +100,9 @@ class DefectFillSampler:
         wanted, shrink = self._params.detail, len(request.clean) / self._side
         if wanted is not None and shrink < wanted.from_shrink:
             wanted = None
-        with_pixels = self._asked_of_references(change, request)
+        # A dark crop is painted under more light than it has, and what is painted becomes as dark as the crop.
+        sure, possible = (threshold / gain for threshold in self._thresholds)
+        with_pixels = _asked_of_references(change, request, sure)
         if self._params.contrast_gain > 1:
             change = self._as_strong(change, request.clean, with_pixels)
         if wanted is not None:
@@ -111,17 +114,8 @@ class DefectFillSampler:
             image = apply_change(request.clean, change, np.ones_like(request.mask), 0)
         else:
             image = apply_change(request.clean, change, request.mask, self._job.feather_px)
-        changed = changed_region(image, request.clean, request.mask, *self._thresholds)
+        changed = changed_region(image, request.clean, request.mask, sure, possible)
         return Synthetic(image, changed, painted.early, detailed=wanted is not None)
-
-    def _asked_of_references(self, change: NDArray[np.float32], request: Request) -> list[Part]:
-        """The parts whose reference says more: a mask that was bent or drawn has none, and what failed is left for the guards."""
-        size = change_size(change, np.zeros_like(change))
-        return [
-            part
-            for part in request.parts
-            if part.affine is not None and float(np.quantile(size[part.mask], 1 - LEAST_SURE)) >= self._thresholds[0]
-        ]
 
     def _with_details(
         self, change: NDArray[np.float32], clean: Picture, parts: Sequence[Part], coarse_px: float, light: float
@@ -168,7 +162,10 @@ class DefectFillSampler:
         return self._pipe.text_encoder(prompt_ids(self._pipe.tokenizer, [spelled]).to(self._device)).last_hidden_state
 
     def _change_without_concept(self, plain_prompt: str) -> tuple[float, float]:
-        """`SURE` and `POSSIBLE` quantile, inside masks, of what the base alone changes on good crops, in smoothed grey levels."""
+        """`SURE` and `POSSIBLE` quantile, inside masks, of what the base alone changes on good crops, in smoothed grey levels.
+
+        Under the light the network sees (`even_exposure`): photos of one product differ in theirs by several times.
+        """
         rng = np.random.default_rng(derive_seed(self._job.seed, "calibration"))
         self._pipe.disable_lora()
         text = self._text(plain_prompt).expand(self._job.micro_batch, -1, -1)
@@ -178,9 +175,11 @@ class DefectFillSampler:
             pictures = random_crops(list(self._job.good), self._job.micro_batch, self._side, limits, rng)
             masks = random_boxes_mask(len(pictures), self._side, CALIBRATION_BOXES, rng)
             seeds = [derive_seed(self._job.seed, "calibration", number, row) for row in range(len(pictures))]
-            found = self._painter.paint(self._painter.canvases(pictures, masks, text), range(len(pictures)), seeds)
+            canvases = self._painter.canvases(pictures, masks, text)
+            painted = self._painter.paint(canvases, range(len(pictures)), seeds)
+            gains = canvases.gain.flatten().tolist()
             # One candidate a crop, so that none is dropped.
-            changes = [painted.change for painted in found if painted.change is not None]
+            changes = [gain * one.change for gain, one in zip(gains, painted, strict=True) if one.change is not None]
             sizes += [change_size(change, np.zeros_like(change))[mask] for change, mask in zip(changes, masks, strict=True)]
         self._pipe.enable_lora()
         found = np.concatenate(sizes)
@@ -192,6 +191,13 @@ def _by_request(asked: Iterable[tuple[Request, int]]) -> Iterator[tuple[Request,
     for _, group in groupby(asked, key=lambda one: one[0].id):
         same = list(group)
         yield same[0][0], [seed for _, seed in same]
+
+
+def _asked_of_references(change: NDArray[np.float32], request: Request, sure: float) -> list[Part]:
+    """The parts whose reference says more: a mask that was bent or drawn has none, and what failed is left for the guards."""
+    size = change_size(change, np.zeros_like(change))
+    strengths = ((part, float(np.quantile(size[part.mask], 1 - LEAST_SURE))) for part in request.parts if part.affine is not None)
+    return [part for part, strength in strengths if strength >= sure]
 
 
 def _painted(mask: Mask, side: int, widen: bool) -> Mask:
