@@ -48,11 +48,15 @@ def apply_change(clean: Picture, change: NDArray[np.float32], mask: Mask, feathe
 
 def change_size(result: NDArray[np.generic], clean: NDArray[np.generic]) -> NDArray[np.float32]:
     """(H, W) smoothed mean absolute difference of two (H, W, 3) pictures, in grey levels."""
-    return cv2.GaussianBlur(_change(result, clean), (0, 0), SMOOTH_SIGMA_PX)
+    return _smoothed(_change(result, clean))
 
 
 def _change(result: NDArray[np.generic], clean: NDArray[np.generic]) -> NDArray[np.float32]:
     return np.abs(result.astype(np.float32) - clean.astype(np.float32)).mean(axis=2)
+
+
+def _smoothed(change: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(change, (0, 0), SMOOTH_SIGMA_PX), np.float32)
 
 
 def changed_region(result: Picture, clean: Picture, mask: Mask, sure: float, possible: float) -> Mask:
@@ -71,7 +75,7 @@ def changed_region(result: Picture, clean: Picture, mask: Mask, sure: float, pos
         possible: Grey levels that count beside those.
     """
     raw = _change(result, clean)
-    size, differs = cv2.GaussianBlur(raw, (0, 0), SMOOTH_SIGMA_PX), raw > 0
+    size, differs = _smoothed(raw), raw > 0
     strength = float(np.quantile(size[mask], 1 - LEAST_SURE))
     if strength < sure:
         return _connected(differs & (size > possible), size > sure)

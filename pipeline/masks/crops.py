@@ -117,13 +117,18 @@ def resize_mask(mask: Mask, side: int) -> Mask:
     return coverage(mask, side) >= (0.25 if side < mask.shape[0] else 0.5)
 
 
-def paint_mask(mask: Mask, side: int) -> Mask:
-    """A square mask at the size of a network, one pixel wider all round.
+def paint_mask(mask: Mask, side: int, cell: int = 2) -> Mask:
+    """A square mask at the size of a network, wider all round by half a latent cell.
 
-    Halved once more to latent size by nearest sampling, a line of one or two pixels would fall apart or vanish; the composite
-    and the label still follow the mask itself.
+    At latent size, by nearest sampling, one pixel of each cell is looked at: a thinner line would fall apart or vanish. The
+    composite and the label still follow the mask itself.
+
+    Args:
+        mask: (H, H).
+        side: Pixels of the network's picture.
+        cell: Pixels of it that one latent stands for along a side: the scale factor of the VAE, 2 in the embedded base.
     """
-    return cv2.dilate(resize_mask(mask, side).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return cv2.dilate(resize_mask(mask, side).astype(np.uint8), np.ones((2 * (cell // 2) + 1,) * 2, np.uint8)) > 0
 
 
 def close_up(picture: Picture, mask: Mask, scale: float, side: int) -> tuple[Picture, NDArray[np.float32]]:

@@ -151,7 +151,10 @@ def test_where_hardly_anything_changed_nothing_is_filled():
     assert not changed_region(image, clean, asked, sure=30.0, possible=20.0)[:, 10:64].any()
 
 
-def test_a_painted_line_is_whole_at_half_the_size_wherever_it_lies():
-    for x in range(10, 14):
-        mask = mask_with((64, 64), slice(8, 56), slice(x, x + 1))
-        assert paint_mask(mask, 64)[::2, ::2][4:28].any(axis=1).all()
+@pytest.mark.parametrize("cell", [2, 8])
+def test_a_painted_line_is_whole_at_latent_size_wherever_it_lies(cell: int):
+    """A line of one pixel, upright, through 24 of 32 rows of cells; the VAE of Stable Diffusion has cells of 8 pixels."""
+    side = 32 * cell
+    for x in range(10 * cell, 11 * cell + 1):
+        mask = mask_with((side, side), slice(4 * cell, 28 * cell), slice(x, x + 1))
+        assert paint_mask(mask, side, cell)[::cell, ::cell][4:28].any(axis=1).all()

@@ -35,12 +35,15 @@ class Batch:
     defects: list[str]
 
 
-def zoomed(image: Picture, mask: Mask, side: int, factor: float, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    """Enlarge a square crop to `factor` times `side` and cut a random `side` out of it, image and mask alike."""
+def zoomed(image: Picture, mask: Mask, side: int, factor: float, rng: np.random.Generator, cell: int = 2) -> tuple[Picture, Mask]:
+    """Enlarge a square crop to `factor` times `side` and cut a random `side` out of it, image and mask alike.
+
+    `cell` is that of `paint_mask`.
+    """
     large = round(side * factor)
     x, y = (int(v) for v in rng.integers(0, large - side + 1, 2))
     cut = np.s_[y : y + side, x : x + side]
-    return resize_picture(image, large)[cut], paint_mask(mask, large)[cut]
+    return resize_picture(image, large)[cut], paint_mask(mask, large, cell)[cut]
 
 
 def evened(batch: Batch) -> Batch:
@@ -51,8 +54,8 @@ def evened(batch: Batch) -> Batch:
 class BatchSource:
     """Draws crops: the type first, then one of its references."""
 
-    def __init__(self, references: Sequence[Reference], params: DefectFillParams, side: int) -> None:
-        """Group the references by type.
+    def __init__(self, references: Sequence[Reference], params: DefectFillParams, side: int, cell: int = 2) -> None:
+        """Group the references by type; crops have `side` pixels, and `cell` is that of `paint_mask`.
 
         Raises:
             ValueError: If there is none.
@@ -62,7 +65,7 @@ class BatchSource:
         self._by_defect = {
             defect: [r for r in references if r.defect == defect] for defect in sorted({r.defect for r in references})
         }
-        self._params, self._side = params, side
+        self._params, self._side, self._cell = params, side, cell
 
     @property
     def defects(self) -> list[str]:
@@ -93,6 +96,7 @@ class BatchSource:
             self._side,
             rng.uniform(*self._params.scale_augment),
             rng,
+            self._cell,
         )
         flips = rng.choice([-1, 1], 2) if self._params.flip else (1, 1)
         return image[:: flips[0], :: flips[1]], mask[:: flips[0], :: flips[1]]

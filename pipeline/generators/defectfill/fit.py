@@ -135,7 +135,8 @@ def open_fit(job: FitJob) -> Fit:
     torch.set_num_threads(params.threads)
     torch.manual_seed(job.seed)
     pipe = load_pipeline(job.base).to(device)
-    source = BatchSource(job.references, params, pipe.unet.config["sample_size"] * pipe.vae_scale_factor)
+    cell = pipe.vae_scale_factor
+    source = BatchSource(job.references, params, pipe.unet.config["sample_size"] * cell, cell)
     pool = encoded_pool(pipe.vae, source, params.encoded_crops, np.random.default_rng(derive_seed(job.seed, "encoded crops")))
     new_ids = add_tokens(pipe, source.defects) if params.token == "new" else {}
     words = {d: token_of(d) for d in new_ids} or rare_words(pipe.tokenizer, source.defects, params.object)

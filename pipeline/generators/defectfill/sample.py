@@ -73,7 +73,7 @@ class DefectFillSampler:
             asked = [request for request, _ in window]
             canvases = self._painter.canvases(
                 np.stack([resize_picture(request.clean, self._side) for request in asked]),
-                np.stack([_painted(request.mask, self._side, self._params.widen_mask) for request in asked]),
+                np.stack([self._painted(request.mask) for request in asked]),
                 torch.cat([self._text_of(request.defects) for request in asked]),
             )
             rows = [row for row, (_, seeds) in enumerate(window) for _ in seeds]
@@ -144,6 +144,15 @@ class DefectFillSampler:
             )
         return self._photos[part.reference]
 
+    def _painted(self, mask: Mask) -> Mask:
+        """The mask at the network's size, or the pixel below its middle where it is so thin that it has vanished."""
+        side = self._side
+        painted = paint_mask(mask, side, self._pipe.vae_scale_factor) if self._params.widen_mask else resize_mask(mask, side)
+        if not painted.any():
+            y, x = (np.argwhere(mask).mean(axis=0) * side / len(mask)).astype(int)
+            painted[y, x] = True
+        return painted
+
     def _text_of(self, defects: tuple[str, ...]) -> Tensor:
         for defect in defects:
             if defect not in self._prompts:
@@ -198,12 +207,3 @@ def _asked_of_references(change: NDArray[np.float32], request: Request, sure: fl
     size = change_size(change, np.zeros_like(change))
     strengths = ((part, float(np.quantile(size[part.mask], 1 - LEAST_SURE))) for part in request.parts if part.affine is not None)
     return [part for part, strength in strengths if strength >= sure]
-
-
-def _painted(mask: Mask, side: int, widen: bool) -> Mask:
-    """The mask at the network's size, or the pixel below its middle where it is so thin that it has vanished."""
-    painted = paint_mask(mask, side) if widen else resize_mask(mask, side)
-    if not painted.any():
-        y, x = (np.argwhere(mask).mean(axis=0) * side / len(mask)).astype(int)
-        painted[y, x] = True
-    return painted
