@@ -64,8 +64,14 @@ def read_default(path: Path) -> Any:
 
 def _document(path: Path) -> tuple[Any, dict[str, Any]]:
     """The default, and what is wanted of the types that are named."""
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return document["default"], document.get("types") or {}
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: no valid YAML: {error}") from error
+    named = (document.get("types") or {}) if isinstance(document, dict) else None
+    if not isinstance(named, dict) or "default" not in document or set(document) - {"default", "types"}:
+        raise ParamsError(f"{path}: expected `default: <number>` and `types: {{}}`, got {document!r}; see docs/targets.md")
+    return document["default"], named
 
 
 def _by_size(value: Any, defect: str, path: Path) -> dict[Size, int]:
@@ -73,7 +79,7 @@ def _by_size(value: Any, defect: str, path: Path) -> dict[Size, int]:
     strange = sorted(set(counts) - set(SIZES))
     if strange:
         raise ParamsError(f"{path}: {defect!r} has sizes {strange}; expected some of {', '.join(SIZES)}")
-    wrong = {size: n for size, n in counts.items() if not isinstance(n, int) or n < 0}
+    wrong = {size: n for size, n in counts.items() if not isinstance(n, int) or isinstance(n, bool) or n < 0}
     if wrong:
         raise ParamsError(f"{path}: counts must be whole numbers of at least 0, got {wrong} for {defect!r}")
     return {size: counts[size] for size in SIZES if size in counts}

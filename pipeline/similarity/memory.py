@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.images import Mask, Picture
+from pipeline.images import Mask, Picture, grey_of
 from pipeline.masks.crops import close_up
 
 FRAME_PX = 32
@@ -26,7 +26,7 @@ def own_detail(picture: Picture, mask: Mask) -> Detail:
         mask: (H, W), not empty.
     """
     close, inside = close_up(picture, mask, 1.0, FRAME_PX)
-    grey = cv2.cvtColor(close, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    grey = grey_of(close).astype(np.float32)
     # Blurred within the mask alone: the edge of a dark defect would otherwise count as its detail.
     lighting = cv2.GaussianBlur(grey * inside, (0, 0), LIGHTING_PX) / (cv2.GaussianBlur(inside, (0, 0), LIGHTING_PX) + 1e-6)
     structure = grey - lighting

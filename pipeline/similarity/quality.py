@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.images import Mask, Picture
+from pipeline.images import Mask, Picture, grey_of
 from pipeline.masks.crops import close_up
 
 JUDGE = "Gabor filter bank, 4 wavelengths, 6 orientations"
@@ -57,7 +57,7 @@ def look(picture: Picture, mask: Mask) -> Looks:
     outside = cv2.dilate(covered, np.ones((3, 3), np.uint8)) == 0
     if not outside.any():
         outside = inside
-    grey = cv2.cvtColor(close, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    grey = grey_of(close).astype(np.float32)
     bands = [value for band in energies(grey) for value in _band_look(band, inside, outside)]
     return np.array([*_grey_look(grey[inside], grey[outside]), *bands], dtype=np.float64)
 

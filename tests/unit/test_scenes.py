@@ -217,6 +217,12 @@ def test_targets_take_numbers_and_sizes(tmp_path: Path):
         ("default: 1\ntypes: {rust: 2}\n", r"unknown defect types \['rust'\]"),
         ("default: 1\ntypes: {hole: {huge: 2}}\n", r"'hole' has sizes \['huge'\]; expected some of any, small, medium, large"),
         ("default: 1\ntypes: {hole: {small: -2}}\n", r"whole numbers of at least 0, got \{'small': -2\} for 'hole'"),
+        ("default: 1\ntypes: {hole: yes}\n", r"whole numbers of at least 0, got \{'any': True\} for 'hole'"),
+        ("types: {hole: 2}\n", "expected `default: <number>`.*got {'types': {'hole': 2}}"),
+        ("default: 1\ntipes: {hole: 2}\n", "expected `default: <number>` and `types: {}`, got"),
+        ("default: 1\ntypes: hole\n", "expected `default: <number>` and `types: {}`, got"),
+        ("", "expected `default: <number>` and `types: {}`, got None"),
+        ("default: {1\n", "no valid YAML"),
     ):
         file.write_text(text)
         with pytest.raises(ParamsError, match=message):
