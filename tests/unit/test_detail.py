@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.generators.defectfill.detail import coarse, contrast_gain, light_ratio, with_detail
+from pipeline.generators.defectfill.detail import coarse, contrast_gain, light_ratio, surface_fits, with_detail
 from pipeline.generators.defectfill.fit import fit
 from pipeline.generators.defectfill.sample import ConceptError, DefectFillSampler
 from pipeline.generators.protocol import FitJob, Part, Request, SampleJob, Synthetic
@@ -94,6 +94,20 @@ def test_under_half_the_light_it_gets_half_as_dark():
 def test_grey_in_black_copper_gets_white_and_no_stronger_than_that_takes():
     change, part = np.full((40, 40, 3), 100, np.float32), Part("pinhole", square(), "r", SAME_PLACE)
     assert contrast_gain(change, picture(0), part, picture(0, 255), 4.0) == pytest.approx(2.6)  # 2.5 leaves 250
+
+
+def rough(deviation: float) -> np.ndarray:
+    return np.random.default_rng(1).normal(100, deviation, (40, 40, 1)).repeat(3, axis=2).clip(0, 255).astype(np.uint8)
+
+
+def test_a_reference_on_a_surface_three_times_as_rough_is_of_another_product():
+    part = Part("hole", square(), "r", SAME_PLACE)
+    assert surface_fits(rough(5), part, rough(5)) and not surface_fits(rough(5), part, rough(15))
+    assert surface_fits(rough(15), part, rough(5)), "a smoother one does"
+    line = picture(100)
+    line[:, 6] = 255
+    assert surface_fits(picture(100), part, line), "the edge of a track is no roughness"
+    assert surface_fits(rough(5), Part("hole", np.ones((40, 40), bool), "r", SAME_PLACE), rough(15)), "nothing is around"
 
 
 @pytest.fixture(scope="module")

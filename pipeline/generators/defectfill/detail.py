@@ -23,6 +23,10 @@ RIM_PX = 2
 SAME = 16.0
 """How surely two photos have the same light before their pixels are asked: as if each had so many grey levels alike."""
 LIGHT = (0.5, 2.0)
+SURFACE_PX = 2.0
+"""Deviation of the window in which a surface's roughness is measured."""
+ROUGHER = 2.0
+"""A reference's surface that is more than so many times as rough as the crop's is another one: cloth on brushed metal is 3."""
 GAINS = 31
 """Steps of the search for a gain."""
 
@@ -83,14 +87,40 @@ def coarse(values: NDArray[np.float32], mask: Mask, sigma_px: float) -> NDArray[
     return (total / np.maximum(share, 1e-6)[..., None]).astype(np.float32)
 
 
+def surface_fits(clean: Picture, part: Part, reference: Picture) -> bool:
+    """Whether a reference's photo, moved onto the crop and under its light, is not much rougher around the mask than the crop.
+
+    Else its pixels would show a patch of one product's surface on another's. Rough is what varies within `SURFACE_PX`, in the
+    smoothest quarter of the ring: edges, which surfaces may have here and there, count little. A smoother photo fits: on magnetic
+    tiles a sixth of the frays come from one, and without its detail they are clouds.
+    """
+    ring = _ring(part.mask)
+    if not ring.any():
+        return True
+    here, there = (1.0 + float(np.quantile(_roughness(one)[ring], 0.25)) for one in (clean, _shown(reference, clean, part)))
+    return there <= ROUGHER * here
+
+
+def _roughness(picture: NDArray[np.generic]) -> NDArray[np.float32]:
+    """(H, W) standard deviation of the mean of the channels around each pixel, in grey levels."""
+    grey = picture.astype(np.float32).mean(axis=2)
+    mean, square = (cv2.GaussianBlur(one, (0, 0), SURFACE_PX) for one in (grey, grey**2))
+    return np.sqrt(np.maximum(square - mean**2, 0.0), dtype=np.float32)
+
+
+def _ring(mask: Mask) -> Mask:
+    """Around a mask, beyond where the defect may still show."""
+    away = distance_to(mask) - RIM_PX
+    return (away > 0) & (away <= max(RING_MIN_PX, RING_SHARE * len(mask)))
+
+
 def light_ratio(clean: Picture, moved: Picture, mask: Mask) -> float:
     """Light of the clean crop over that of the moved reference, from the ring around a mask; within `LIGHT`.
 
     The ratio r that makes the sum of |clean - r * moved| + `SAME` * |1 - r| over the ring least, a weighted median of the pixels'
     own ratios: where most of the two rings is the same, as on boards of black and white, it is 1; a black ring says nothing.
     """
-    away = distance_to(mask) - RIM_PX
-    ring = (away > 0) & (away <= max(RING_MIN_PX, RING_SHARE * len(mask)))
+    ring = _ring(mask)
     level = moved[ring].astype(np.float64).ravel()
     ratio = np.append(clean[ring].ravel() / np.maximum(level, 1.0), 1.0)
     weight = np.append(level, max(1.0, SAME * level.size))

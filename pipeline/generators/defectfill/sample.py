@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.diffusion.components import load_pipeline, prompt_ids
 from pipeline.diffusion.photos import random_boxes_mask, random_crops
 from pipeline.generators.defectfill.concept import CARD, LORA_NAME, ConceptError, joint_prompt, load_concept
-from pipeline.generators.defectfill.detail import contrast_gain, with_detail
+from pipeline.generators.defectfill.detail import contrast_gain, surface_fits, with_detail
 from pipeline.generators.defectfill.painting import Painted, Painter, settle
 from pipeline.generators.protocol import Dropped, Part, Request, SampleJob, Synthetic
 from pipeline.images import Mask, Picture
@@ -120,8 +120,10 @@ class DefectFillSampler:
     def _with_details(
         self, change: NDArray[np.float32], clean: Picture, parts: Sequence[Part], coarse_px: float, light: float
     ) -> NDArray[np.float32]:
-        """The change with the references' detail."""
+        """The change with the details of references that do not show another surface."""
         for part in parts:
+            if not surface_fits(clean, part, self._photo_of(part)):
+                continue
             near = feathered(part.mask, self._job.feather_px) > 0
             fine = with_detail(change, clean, part, self._photo_of(part), coarse_px, light)
             change = np.where(near[..., None], fine, change)
