@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.matches import Floats, MatchRecord
 from pipeline.reporting import operating_points
-from pipeline.reporting.differences import Difference, Measure, box_map50, difference, image_auroc, resampled
+from pipeline.reporting.differences import Difference, Measure, box_map, box_map50, difference, image_auroc, resampled
 from pipeline.reporting.verdicts import Verdict, chosen_arm, judge
 
 METRICS = (
@@ -30,6 +30,7 @@ METRICS = (
 )
 PRIMARY = "box_map50"
 SECONDARY: Mapping[str, Measure] = {
+    "box_map": box_map,
     "image_auroc": image_auroc,
     "found": operating_points.found_at_main,
     "escapes": operating_points.escapes_at_main,

@@ -52,6 +52,11 @@ def box_map50(record: MatchRecord, unit: Ints, weights: Floats) -> Floats:
     return reweighted_map(record.box, [0], unit, weights)
 
 
+def box_map(record: MatchRecord, unit: Ints, weights: Floats) -> Floats:
+    """(B,) box mAP50-95 of re-weighted units: whether they are found, named and boxed exactly."""
+    return reweighted_map(record.box, range(len(record.iou)), unit, weights)
+
+
 def image_auroc(record: MatchRecord, unit: Ints, weights: Floats) -> Floats:
     """(B,) image AUROC of re-weighted units: whether defective photos are told from good ones."""
     return reweighted_auroc(record.image_score, record.defective, unit, weights)

@@ -40,6 +40,7 @@ READ_OFF = (
 def secondary(name: str) -> str:
     """What a table of differences that no verdict rests on compares; a name of `comparison.SECONDARY`."""
     return {
+        "box_map": "box mAP50-95",
         "image_auroc": "image AUROC",
         "found": f"the share of defects found at {MAIN_ALARMS:g} false alarm a photo at most",
         "escapes": "the share of bad photos that escape (a minus is a gain), where of the good ones at most "

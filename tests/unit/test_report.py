@@ -80,6 +80,23 @@ def test_image_auroc_is_compared_too():
     assert found["detectors"]["rtdetr"]["differences"]["defectfill"]["real"]["mean"] == 0.0
 
 
+def test_how_exactly_boxes_fit_is_compared_too():
+    """Both arms box all four defects at IoU 0.5; at 0.75 `real` does one of them, which serves 26 of 101 recall thresholds."""
+
+    def fitting(one: MatchRecord, exact: int) -> MatchRecord:
+        right = np.stack([np.ones(4, bool), np.arange(4) < exact], axis=1)
+        return replace(one, iou=np.array([0.5, 0.75]), box=replace(one.box, matched=right))
+
+    records = {
+        key: fitting(one, {"real": 1, "defectfill": 4}[key[1]])
+        for key, one in records_of({"real": [4, 4], "defectfill": [4, 4]}).items()
+    }
+    found = comparison.compare(rows_of({"real": [1.0] * 2, "defectfill": [1.0] * 2}), records, plan("defectfill"))
+    compared = found["detectors"]["rtdetr"]
+    assert compared["differences"]["defectfill"]["real"]["mean"] == 0.0
+    assert compared["secondary_differences"]["box_map"]["defectfill"]["real"]["mean"] == round((1 - 26 / 101) / 2, 6)
+
+
 def test_arms_are_compared_at_equal_false_alarms():
     # The last two of four photos are good; `real` finds one of four defects and `defectfill` two, neither with a false alarm.
     truths = np.array([[2, 0], [2, 0], [0, 0], [0, 0]])
@@ -97,7 +114,7 @@ def test_arms_are_compared_at_equal_false_alarms():
     assert points["arms"]["defectfill"] == {"found": [0.5] * 5, "escapes": [0.5] * 3}
     gaps = {name: rows["defectfill"]["real"]["mean"] for name, rows in result["secondary_differences"].items()}
     # Of the four pairs of a bad and a good photo `real` has two right, `defectfill` three.
-    assert gaps == {"image_auroc": 0.25, "found": 0.25, "escapes": 0.0}
+    assert gaps == {"box_map": round(25 / 101, 6), "image_auroc": 0.25, "found": 0.25, "escapes": 0.0}
 
 
 def test_without_good_photos_only_what_is_found_is_compared():
