@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.params import SECTIONS, ParamsError, PrepareParams, nearest, parse_section
 from pipeline.records import write_text
+from pipeline.wanted import read_default
 
 OPTIONAL_GROUPS = {
     "synthesize.defectfill.detail": {"from_shrink", "coarse_px", "light"},
@@ -73,15 +74,13 @@ def want(targets: Path, count: int) -> list[str]:
     """Write how many synthetic defects are wanted of each type that `data/targets.yaml` does not name, and say what changed.
 
     Raises:
-        ParamsError: For a number below 0, or a file without a default; nothing is written.
+        ParamsError: For a number below 0, or a file that `read_default` refuses; nothing is written.
     """
     if count < 0:
         raise ParamsError(f"{targets}: default: expected a whole number of at least 0, got {count}")
     yaml = _round_trip()
+    before = read_default(targets)
     document = yaml.load(targets.read_text(encoding="utf-8"))
-    if not isinstance(document, dict) or "default" not in document:
-        raise ParamsError(f"{targets}: expected `default: <number>` and `types: {{}}`; see docs/targets.md")
-    before = _plain(document["default"])
     if before == count:
         return []
     document["default"] = count

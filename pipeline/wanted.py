@@ -51,7 +51,7 @@ def read_targets(path: Path, defects: Sequence[str]) -> dict[str, dict[Size, int
         ParamsError: For a type the data set does not have, a size there is not, or a count that is no whole number of at least 0.
     """
     default, types = _document(path)
-    unknown = sorted(set(types) - set(defects))
+    unknown = sorted(set(types) - set(defects), key=str)
     if unknown:
         raise ParamsError(f"{path}: unknown defect types {unknown}; the data set has {sorted(defects)}")
     return {defect: _by_size(types.get(defect, default), defect, path) for defect in defects}
@@ -68,15 +68,16 @@ def _document(path: Path) -> tuple[Any, dict[str, Any]]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: no valid YAML: {error}") from error
-    named = (document.get("types") or {}) if isinstance(document, dict) else None
-    if not isinstance(named, dict) or "default" not in document or set(document) - {"default", "types"}:
+    known = isinstance(document, dict) and "default" in document and document.keys() <= {"default", "types"}
+    types = document.get("types") if known else None
+    if not known or not isinstance(types, dict | None):
         raise ParamsError(f"{path}: expected `default: <number>` and `types: {{}}`, got {document!r}; see docs/targets.md")
-    return document["default"], named
+    return document["default"], types or {}
 
 
 def _by_size(value: Any, defect: str, path: Path) -> dict[Size, int]:
     counts = value if isinstance(value, dict) else {"any": value}
-    strange = sorted(set(counts) - set(SIZES))
+    strange = sorted(set(counts) - set(SIZES), key=str)
     if strange:
         raise ParamsError(f"{path}: {defect!r} has sizes {strange}; expected some of {', '.join(SIZES)}")
     wrong = {size: n for size, n in counts.items() if not isinstance(n, int) or isinstance(n, bool) or n < 0}

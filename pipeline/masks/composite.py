@@ -59,29 +59,36 @@ def _smoothed(change: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(change, (0, 0), SMOOTH_SIGMA_PX), np.float32)
 
 
-def changed_region(result: Picture, clean: Picture, mask: Mask, sure: float, possible: float) -> Mask:
-    """What became of a defect that was asked for: the pixels that differ, and those of `mask` between them.
+def changed_region(result: Picture, clean: Picture, parts: Sequence[Mask], sure: float, possible: float) -> Mask:
+    """What became of defects that were asked for: the pixels that differ, and those of their masks between them.
 
     A smoothed difference above `possible` grey levels counts where it is connected to one above `sure` (hysteresis, Canny 1986,
-    section VIII). Where a good part of `mask` surely changed, three things follow that an annotator does as well: inside it, a
-    defect goes on down to `FAINT` of its own strength, and a gap of it belongs to the defect, which would fall into pieces;
-    outside it, where a defect fades, it ends at `EDGE` of its strength, unsmoothed.
+    section VIII). Where a good part of a defect's mask surely changed, three things follow that an annotator does as well: inside
+    it, the defect goes on down to `FAINT` of its own strength, and a gap of it belongs to the defect, which would fall into
+    pieces; outside it, where the defect fades, it ends at `EDGE` of its strength, neither of them smoothed. What lies between two
+    defects is the nearer one's.
 
     Args:
-        result: (H, W, 3) with the defect.
+        result: (H, W, 3) with the defects.
         clean: (H, W, 3) without.
-        mask: (H, W) that was asked for.
+        parts: (H, W) mask that was asked for of each.
         sure: Grey levels that only a defect changes.
         possible: Grey levels that count beside those.
     """
-    raw = _change(result, clean)
-    size, differs = _smoothed(raw), raw > 0
-    strength = float(np.quantile(size[mask], 1 - LEAST_SURE))
-    if strength < sure:
-        return _connected(differs & (size > possible), size > sure)
-    limit = np.where(mask, min(possible, FAINT * strength), possible)
-    changed = _connected(differs & (size > limit) & (mask | (raw >= EDGE * strength)), size > sure)
-    return changed | (mask & _hulls(changed & mask, mask))
+    raw, mask, nearest = _change(result, clean), np.logical_or.reduce(parts), _nearest(parts)
+    size = _smoothed(raw)
+    strength, sharp = (np.array([np.quantile(of[part], 1 - LEAST_SURE) for part in parts])[nearest] for of in (size, raw))
+    strong = strength >= sure
+    limit = np.where(mask & strong, np.minimum(possible, FAINT * strength), possible)
+    changed = _connected((raw > 0) & (size > limit) & (mask | ~strong | (raw >= EDGE * sharp)), size > sure)
+    return changed | (mask & strong & _hulls(changed & mask, mask))
+
+
+def _nearest(parts: Sequence[Mask]) -> NDArray[np.intp]:
+    """(H, W) number of the mask nearest to each pixel, the first of those equally near."""
+    if len(parts) == 1:
+        return np.zeros(parts[0].shape, np.intp)
+    return np.argmin([distance_to(part) for part in parts], axis=0)
 
 
 def _connected(maybe: Mask, sure: Mask) -> Mask:
@@ -109,7 +116,5 @@ def _hulls(changed: Mask, mask: Mask) -> Mask:
 
 def divided(changed: Mask, parts: Sequence[Mask]) -> tuple[Mask, ...]:
     """What changed, shared out: each pixel goes to the nearest of the parts' masks, the first of those equally near."""
-    if len(parts) == 1:
-        return (changed,)
-    nearest = np.argmin([distance_to(part) for part in parts], axis=0)
+    nearest = _nearest(parts)
     return tuple(changed & (nearest == number) for number in range(len(parts)))

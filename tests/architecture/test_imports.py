@@ -37,7 +37,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.averaging": (),
     "pipeline.curves": ("pipeline.images",),
     "pipeline.weight_cards": ("pipeline.records",),
-    "pipeline.configure": FOUNDATION,
+    "pipeline.configure": (*FOUNDATION, "pipeline.wanted"),
     "pipeline.adopt": (*FOUNDATION, *LOOP, "pipeline.diffusion", "pipeline.generators"),
     "pipeline.targets": (
         *FOUNDATION,

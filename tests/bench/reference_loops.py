@@ -51,6 +51,7 @@ class Stock:
         thresholds: Grey levels, under the light the network sees, above which a pixel has surely or possibly changed; ours, so
             that the guards see both alike.
         real: Where the clean photos lie.
+        even_exposure: Whether our sampler saw crops under one light, in which its thresholds are.
     """
 
     pipe: StableDiffusionInpaintPipeline
@@ -58,16 +59,19 @@ class Stock:
     net: Perceptual
     thresholds: tuple[float, float]
     real: RealSide
+    even_exposure: bool
 
 
 Paint = Callable[[Stock, Placed, int], Picture]
 """A request's crop with its defect, from a seed."""
 
 
-def open_stock(base: Path, concept: Path, net: Perceptual, thresholds: tuple[float, float], real: RealSide) -> Stock:
+def open_stock(
+    base: Path, concept: Path, net: Perceptual, thresholds: tuple[float, float], real: RealSide, even_exposure: bool
+) -> Stock:
     """Load base and concept as `DefectFillSampler` does."""
     pipe = load_pipeline(base)
-    return Stock(pipe, load_concept(pipe, concept, base), net, thresholds, real)
+    return Stock(pipe, load_concept(pipe, concept, base), net, thresholds, real, even_exposure)
 
 
 def side_multiple(pipe: StableDiffusionInpaintPipeline) -> int:
@@ -123,7 +127,7 @@ def one_by_one(stock: Stock, placed: Placed, paint: Paint, numbers: Sequence[int
         masked_distance(stock.net, [image], [placed.request.clean], [placed.request.mask])
         images.append(image)
     clean, mask = placed.request.clean, placed.request.mask
-    gain = exposure_gain(to_tensor(clean[None]), mask_tensor(mask[None])).item()
+    gain = exposure_gain(to_tensor(clean[None]), mask_tensor(mask[None])).item() if stock.even_exposure else 1.0
     sure, possible = (threshold / gain for threshold in stock.thresholds)
-    changed = tuple(changed_region(image, clean, mask, sure, possible) for image in images)
+    changed = tuple(changed_region(image, clean, [mask], sure, possible) for image in images)
     return Candidates(placed.record, (placed.request.mask,), tuple(images), changed, False)

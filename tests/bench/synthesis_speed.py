@@ -217,10 +217,12 @@ def dealt(placed: Sequence[Placed], count: int, rounds: int) -> list[list[Placed
 
 
 def loops(
-    plan: Plan, bench: Bench, fitted: Path, court: Court, thresholds: tuple[float, float], placed: Sequence[Placed]
+    plan: Plan, bench: Bench, fitted: Path, court: Court, facts: Mapping[str, Any], placed: Sequence[Placed]
 ) -> dict[str, Way]:
-    """The two loops people run today."""
-    stock = open_stock(bench.base, fitted, court.guards.net, thresholds, court.real)
+    """The two loops people run today; `facts` are our sampler's."""
+    # The loops' pictures are measured with our thresholds, so that the guards see all of them alike.
+    thresholds, even = (facts["surely_changed_above"], facts["possibly_changed_above"]), facts["sampling"]["even_exposure"]
+    stock = open_stock(bench.base, fitted, court.guards.net, thresholds, court.real, even)
 
     def way(paint: Any, drawn: int, count: int) -> Way:
         one = partial(one_by_one, stock, paint=paint, numbers=range(drawn))
@@ -244,9 +246,7 @@ def speed(plan: Plan, bench: Bench, fitted: Path, params: SynthesizeParams, sele
     court = open_court(bench, selection)
     placed = by_turns(requests(bench, params, 1 + plan.own_requests // len(court.looks.by_type)))[: plan.own_requests]
     sampler = open_sampler(bench, fitted, params, {})
-    # The loops' pictures are measured with our thresholds, so that the guards see all of them alike.
-    facts = sampler.facts()
-    ways = loops(plan, bench, fitted, court, (facts["surely_changed_above"], facts["possibly_changed_above"]), placed)
+    ways = loops(plan, bench, fitted, court, sampler.facts(), placed)
     ways[OURS] = own_way(sampler, params, court, placed, plan.rounds)
     rungs, before = ladder(params), None
     for measure, section in rungs:

@@ -115,9 +115,11 @@ def test_numbers_wanted_of_single_types_and_comments_stay(tmp_path: Path):
     with pytest.raises(ParamsError, match=r"targets\.yaml: default: expected a whole number of at least 0, got -1"):
         want(targets, -1)
     assert "default: 300" in targets.read_text()
-    targets.write_text("types: {}\n")
-    with pytest.raises(ParamsError, match=r"expected `default: <number>`"):
-        want(targets, 5)
+    for text, message in (("types: {}\n", "expected `default: <number>`"), ("default: {1\n", "no valid YAML")):
+        targets.write_text(text)
+        with pytest.raises(ParamsError, match=message):
+            want(targets, 5)
+        assert targets.read_text() == text
 
 
 @pytest.mark.parametrize(

@@ -101,9 +101,9 @@ def test_changed_region_ignores_small_changes_and_is_empty_for_none():
     image[4:12, 4:12] = 160
     image[0, 0] = 103
     asked = mask_with((16, 16), slice(4, 12), slice(4, 12))
-    region = changed_region(image, clean, asked, 10.0, 10.0)
+    region = changed_region(image, clean, [asked], 10.0, 10.0)
     assert region[asked].all() and not region[0, 0]
-    assert not changed_region(clean, clean, asked, 0.0, 0.0).any()
+    assert not changed_region(clean, clean, [asked], 0.0, 0.0).any()
 
 
 def scratch(*pieces: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,15 +118,15 @@ def scratch(*pieces: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.n
 def test_what_is_faint_counts_beside_what_is_sure_and_nowhere_else():
     image, clean, _ = scratch((2, 14, 60), (14, 22, 20), (30, 38, 20))
     elsewhere = mask_with((16, 80), slice(12, 16), slice(2, 78))
-    region = changed_region(image, clean, elsewhere, sure=40.0, possible=10.0)
+    region = changed_region(image, clean, [elsewhere], sure=40.0, possible=10.0)
     assert region[7:9, 3:21].all(), "the faint half of the scratch"
     assert not region[:, 26:].any(), "as faint, but beside nothing"
-    assert not changed_region(image, clean, elsewhere, sure=40.0, possible=40.0)[:, 15:].any(), "one threshold loses it"
+    assert not changed_region(image, clean, [elsewhere], sure=40.0, possible=40.0)[:, 15:].any(), "one threshold loses it"
 
 
 def test_a_defect_goes_on_down_to_a_quarter_of_its_own_strength():
     image, clean, asked = scratch((2, 30, 60), (30, 50, 24), (50, 78, 8))
-    region = changed_region(image, clean, asked, sure=40.0, possible=30.0)
+    region = changed_region(image, clean, [asked], sure=40.0, possible=30.0)
     assert region[7:9, 3:49].all() and not region[:, 54:].any()
 
 
@@ -135,20 +135,37 @@ def test_where_a_defect_fades_it_ends_at_half_its_strength(feather_px: int, grow
     """A hole of 10 x 10 px, 80 grey levels dark. A soft edge of 2 px has 2/3, 1/3 of that, one of 4 px has 4/5, 3/5, 2/5, 1/5."""
     clean, hole = np.full((64, 64, 3), 150, np.uint8), mask_with((64, 64), slice(27, 37), slice(27, 37))
     image = apply_change(clean, np.full(clean.shape, -80.0, np.float32), hole, feather_px)
-    region = changed_region(image, clean, hole, sure=14.0, possible=9.5)
+    region = changed_region(image, clean, [hole], sure=14.0, possible=9.5)
     assert mask_bounds(region) == (27 - grown, 27 - grown, 37 + grown, 37 + grown)
+
+
+def test_a_thin_defect_ends_at_half_its_strength_too():
+    """A line of one pixel, 80 grey levels dark; of the soft edge of 2 px, 2/3 and 1/3 of that, the nearer pixel is its own."""
+    clean, line = np.full((64, 64, 3), 150, np.uint8), mask_with((64, 64), slice(8, 56), slice(30, 31))
+    image = apply_change(clean, np.full(clean.shape, -80.0, np.float32), line, 2)
+    assert mask_bounds(changed_region(image, clean, [line], sure=14.0, possible=9.5)) == (29, 7, 32, 57)
+
+
+def test_each_of_two_defects_has_its_own_strength():
+    """A hole of -80 grey levels beside a large stain of -20: both end at half their own."""
+    clean, hole = np.full((96, 96, 3), 150, np.uint8), mask_with((96, 96), slice(20, 30), slice(20, 30))
+    stain = mask_with((96, 96), slice(8, 88), slice(44, 88))
+    change = np.broadcast_to(np.where(np.arange(96) < 36, np.float32(-80), np.float32(-20))[None, :, None], clean.shape)
+    image = apply_change(clean, change, hole | stain, 2)
+    region = changed_region(image, clean, [hole, stain], sure=14.0, possible=9.5)
+    assert mask_bounds(region & (np.arange(96) < 36)) == (19, 19, 31, 31) and mask_bounds(region[:, 36:]) == (7, 7, 53, 89)
 
 
 def test_a_gap_belongs_to_the_defect_and_an_end_that_was_not_painted_does_not():
     image, clean, asked = scratch((2, 20, 60), (40, 60, 60))
-    region = changed_region(image, clean, asked, sure=40.0, possible=30.0)
+    region = changed_region(image, clean, [asked], sure=40.0, possible=30.0)
     assert region[6:10, 3:59].all() and not region[:, 64:].any()
     assert not region[:5].any() and not region[11:].any(), "no more than asked for is filled"
 
 
 def test_where_hardly_anything_changed_nothing_is_filled():
     image, clean, asked = scratch((2, 5, 60), (70, 73, 60))
-    assert not changed_region(image, clean, asked, sure=30.0, possible=20.0)[:, 10:64].any()
+    assert not changed_region(image, clean, [asked], sure=30.0, possible=20.0)[:, 10:64].any()
 
 
 @pytest.mark.parametrize("cell", [2, 8])

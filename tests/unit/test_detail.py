@@ -96,18 +96,21 @@ def test_grey_in_black_copper_gets_white_and_no_stronger_than_that_takes():
     assert contrast_gain(change, picture(0), part, picture(0, 255), 4.0) == pytest.approx(2.6)  # 2.5 leaves 250
 
 
-def rough(deviation: float) -> np.ndarray:
-    return np.random.default_rng(1).normal(100, deviation, (40, 40, 1)).repeat(3, axis=2).clip(0, 255).astype(np.uint8)
+def rough(deviation: float, side: int = 40) -> np.ndarray:
+    return np.random.default_rng(1).normal(100, deviation, (side, side, 1)).repeat(3, axis=2).clip(0, 255).astype(np.uint8)
 
 
 def test_a_reference_on_a_surface_three_times_as_rough_is_of_another_product():
     part = Part("hole", square(), "r", SAME_PLACE)
-    assert surface_fits(rough(5), part, rough(5)) and not surface_fits(rough(5), part, rough(15))
+    assert surface_fits(rough(5), part, rough(5)) and not surface_fits(rough(3), part, rough(15))
     assert surface_fits(rough(15), part, rough(5)), "a smoother one does"
-    line = picture(100)
-    line[:, 6] = 255
-    assert surface_fits(picture(100), part, line), "the edge of a track is no roughness"
-    assert surface_fits(rough(5), Part("hole", np.ones((40, 40), bool), "r", SAME_PLACE), rough(15)), "nothing is around"
+    edge = picture(100)
+    edge[:20, :, :] = 255
+    assert surface_fits(picture(100), part, edge), "one edge across the ring is no roughness"
+    bad = rough(5)
+    bad[square()] = 10
+    assert surface_fits(rough(5), part, bad), "nor is the defect's own"
+    assert surface_fits(rough(3), Part("hole", np.ones((40, 40), bool), "r", SAME_PLACE), rough(15)), "nothing is around"
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +189,16 @@ def test_others_are_painted_as_before(concept, side, affine):
     request, reference = asked(side, affine)
     plain, same = painted(concept, request, (), detail=None), painted(concept, request, (reference,), detail=DETAIL)
     assert (plain.image == same.image).all() and (plain.changed == same.changed).all()
-    assert same.detailed == (affine is None)
+    assert not same.detailed
+
+
+@pytest.mark.usefixtures("any_change_counts")
+def test_a_reference_on_a_rougher_surface_gives_no_detail(concept):
+    request, _ = asked(2 * SIDE, SAME_PLACE)
+    smooth = Request("r", np.full_like(request.clean, 120), request.parts)
+    rougher = Reference("hole-0", "hole", rough(40, 2 * SIDE), request.mask)
+    plain, same = painted(concept, smooth, (), detail=None), painted(concept, smooth, (rougher,), detail=DETAIL)
+    assert (plain.image == same.image).all() and not same.detailed
 
 
 @pytest.mark.usefixtures("any_change_counts")

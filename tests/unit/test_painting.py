@@ -10,11 +10,14 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from pydantic import ValidationError
 
+from pipeline.diffusion.exposure import exposure_gain
+from pipeline.diffusion.latents import mask_tensor, to_tensor
 from pipeline.generators.defectfill import sample as sample_module
 from pipeline.generators.defectfill.fit import fit
 from pipeline.generators.defectfill.painting import Painted, most_different, settle
 from pipeline.generators.defectfill.sample import DefectFillSampler
 from pipeline.generators.protocol import Dropped, FitJob, Request, SampleJob, Synthetic
+from pipeline.masks.composite import change_size
 from tests.diffusion_toy import SIDE, fit_params, references, request_of, sampling_params, write_base
 from tests.unit.test_concept_interop import LORA, shaken
 
@@ -220,3 +223,21 @@ def test_in_a_dark_crop_less_counts_as_changed(fresh: Opening):
     change = Painted(np.full((SIDE, SIDE, 3), -6.0, np.float32), None)
     bright, dark = (painter._compose(asked, change, gain).changed for gain in (1.0, 4.0))
     assert not bright.any() and dark[mask].all()
+
+
+def test_each_crop_of_a_window_is_judged_under_its_own_light(fresh: Opening):
+    """The same crop with a third of its light is painted on the same canvas; so it changes where the bright one does."""
+    painter = fresh(even_exposure=True, keep_grey=False)
+    bright = request(0)
+    dark = replace(bright, id="dark", clean=(bright.clean / 3).astype(np.uint8))
+    first, second = painter([(bright, 7), (dark, 7)])
+    painter._thresholds = (0.5 * largest(first, bright),) * 2
+    first, second = painter([(bright, 7), (dark, 7)])
+    both = int((first.changed & second.changed).sum())
+    assert both > 0.7 * max(int(first.changed.sum()), int(second.changed.sum())) > 0
+
+
+def largest(one: Synthetic, asked: Request) -> float:
+    """Grey levels under the network's light of what changed most."""
+    gain = exposure_gain(to_tensor(asked.clean[None]), mask_tensor(asked.mask[None])).item()
+    return gain * float(change_size(one.image, asked.clean).max())

@@ -213,6 +213,8 @@ def test_targets_take_numbers_and_sizes(tmp_path: Path):
         "stain": {"any": 5},
     }
     assert read_default(file) == 5
+    file.write_text("default: 5\ntypes:\n")
+    assert read_targets(file, ["hole"]) == {"hole": {"any": 5}}
     for text, message in (
         ("default: 1\ntypes: {rust: 2}\n", r"unknown defect types \['rust'\]"),
         ("default: 1\ntypes: {hole: {huge: 2}}\n", r"'hole' has sizes \['huge'\]; expected some of any, small, medium, large"),
@@ -220,6 +222,9 @@ def test_targets_take_numbers_and_sizes(tmp_path: Path):
         ("default: 1\ntypes: {hole: yes}\n", r"whole numbers of at least 0, got \{'any': True\} for 'hole'"),
         ("types: {hole: 2}\n", "expected `default: <number>`.*got {'types': {'hole': 2}}"),
         ("default: 1\ntipes: {hole: 2}\n", "expected `default: <number>` and `types: {}`, got"),
+        ("default: 1\ntypes: {1: 2, rust: 3}\n", r"unknown defect types \[1, 'rust'\]"),
+        ("default: 1\ntypes: {hole: {1: 2, huge: 3}}\n", r"'hole' has sizes \[1, 'huge'\]"),
+        ("default: 1\ntypes: []\n", "expected `default: <number>` and `types: {}`, got"),
         ("default: 1\ntypes: hole\n", "expected `default: <number>` and `types: {}`, got"),
         ("", "expected `default: <number>` and `types: {}`, got None"),
         ("default: {1\n", "no valid YAML"),

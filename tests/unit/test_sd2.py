@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 
 from pipeline.diffusion.components import load_pipeline, prompt_ids
-from pipeline.diffusion.latents import training_target
+from pipeline.diffusion.latents import latent_mask, mask_tensor, training_target
 from pipeline.diffusion.pretrain import save_pipeline
 from pipeline.generators.defectfill import painting as painting_module
 from pipeline.generators.defectfill.attention import AttentionRecorder
@@ -99,3 +99,13 @@ def test_a_request_is_painted_at_the_pipelines_own_size(
     assert sides == {(PIXELS, PIXELS)}
     assert result.image.shape == clean.shape and (result.image[:20] == clean[:20]).all()
     assert (result.image[mask] != clean[mask]).any()
+
+
+def test_a_line_of_one_pixel_is_whole_at_latent_size(base: Path, concept: Path):
+    """Latents are 8 times smaller, by nearest sampling; the line is at a column between those that are looked at."""
+    good = [np.full((80, 90, 3), 120, np.uint8)]
+    painter = DefectFillSampler(concept, SampleJob(sampling_params(steps=1), base, good, feather_px=2, micro_batch=1, seed=0))
+    line = np.zeros((PIXELS, PIXELS), bool)
+    line[16:112, 68] = True
+    seen = latent_mask(mask_tensor(painter._painted(line)[None]), torch.zeros(1, 4, 16, 16))[0, 0]
+    assert seen[2:14].amax(dim=1).eq(1).all() and not seen[0].any()

@@ -27,6 +27,8 @@ SURFACE_PX = 2.0
 """Deviation of the window in which a surface's roughness is measured."""
 ROUGHER = 2.0
 """A reference's surface that is more than so many times as rough as the crop's is another one: cloth on brushed metal is 3."""
+SMOOTH = 3.0
+"""Grey levels of roughness added to both: below it surfaces are as good as smooth."""
 GAINS = 31
 """Steps of the search for a gain."""
 
@@ -88,24 +90,28 @@ def coarse(values: NDArray[np.float32], mask: Mask, sigma_px: float) -> NDArray[
 
 
 def surface_fits(clean: Picture, part: Part, reference: Picture) -> bool:
-    """Whether a reference's photo, moved onto the crop and under its light, is not much rougher around the mask than the crop.
+    """Whether a reference's photo, as it would be shown on the crop, is not much rougher around the mask than the crop.
 
-    Else its pixels would show a patch of one product's surface on another's. Rough is what varies within `SURFACE_PX`, in the
-    smoothest quarter of the ring: edges, which surfaces may have here and there, count little. A smoother photo fits: on magnetic
-    tiles a sixth of the frays come from one, and without its detail they are clouds.
+    Else it would be a patch of one product's surface on another's, or too bright on a crop that is darker than `LIGHT` allows.
+    Rough is what varies within `SURFACE_PX`, in the smoothest quarter of the ring, so that one edge there counts little; the
+    defect itself plays no part. A smoother photo fits: on magnetic tiles a sixth of the frays come from one, and without its
+    detail they are clouds.
     """
     ring = _ring(part.mask)
     if not ring.any():
         return True
-    here, there = (1.0 + float(np.quantile(_roughness(one)[ring], 0.25)) for one in (clean, _shown(reference, clean, part)))
+    photos = (clean, _shown(reference, clean, part))
+    here, there = (SMOOTH + float(np.quantile(_roughness(one, part.mask)[ring], 0.25)) for one in photos)
     return there <= ROUGHER * here
 
 
-def _roughness(picture: NDArray[np.generic]) -> NDArray[np.float32]:
-    """(H, W) standard deviation of the mean of the channels around each pixel, in grey levels."""
+def _roughness(picture: NDArray[np.generic], mask: Mask) -> NDArray[np.float32]:
+    """(H, W) standard deviation of the mean of the channels around each pixel, away from a mask and its rim, in grey levels."""
     grey = picture.astype(np.float32).mean(axis=2)
-    mean, square = (cv2.GaussianBlur(one, (0, 0), SURFACE_PX) for one in (grey, grey**2))
-    return np.sqrt(np.maximum(square - mean**2, 0.0), dtype=np.float32)
+    weight = (distance_to(mask) > RIM_PX).astype(np.float32)
+    share, total, square = (cv2.GaussianBlur(weight * one, (0, 0), SURFACE_PX) for one in (1.0, grey, grey**2))
+    mean = total / np.maximum(share, 1e-6)
+    return np.sqrt(np.maximum(square / np.maximum(share, 1e-6) - mean**2, 0.0), dtype=np.float32)
 
 
 def _ring(mask: Mask) -> Mask:

@@ -105,8 +105,10 @@ class DefectFillSampler:
         with_pixels = _asked_of_references(change, request, sure)
         if self._params.contrast_gain > 1:
             change = self._as_strong(change, request.clean, with_pixels)
+        shown: list[Part] = []
         if wanted is not None:
-            change = self._with_details(change, request.clean, with_pixels, wanted.coarse_px * shrink, wanted.light)
+            shown = [part for part in with_pixels if surface_fits(request.clean, part, self._photo_of(part))]
+            change = self._with_details(change, request.clean, shown, wanted.coarse_px * shrink, wanted.light)
         if self._params.keep_grey and (request.clean == request.clean[..., :1]).all():
             # A grey photo stays grey: colour noise of the decoder would give synthetic crops away.
             change = np.repeat(change.mean(axis=2, keepdims=True), 3, axis=2)
@@ -114,16 +116,14 @@ class DefectFillSampler:
             image = apply_change(request.clean, change, np.ones_like(request.mask), 0)
         else:
             image = apply_change(request.clean, change, request.mask, self._job.feather_px)
-        changed = changed_region(image, request.clean, request.mask, sure, possible)
-        return Synthetic(image, changed, painted.early, detailed=wanted is not None)
+        changed = changed_region(image, request.clean, [part.mask for part in request.parts], sure, possible)
+        return Synthetic(image, changed, painted.early, detailed=bool(shown) and len(shown) == len(with_pixels))
 
     def _with_details(
         self, change: NDArray[np.float32], clean: Picture, parts: Sequence[Part], coarse_px: float, light: float
     ) -> NDArray[np.float32]:
-        """The change with the details of references that do not show another surface."""
+        """The change with the references' detail."""
         for part in parts:
-            if not surface_fits(clean, part, self._photo_of(part)):
-                continue
             near = feathered(part.mask, self._job.feather_px) > 0
             fine = with_detail(change, clean, part, self._photo_of(part), coarse_px, light)
             change = np.where(near[..., None], fine, change)
