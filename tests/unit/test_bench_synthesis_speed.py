@@ -51,7 +51,7 @@ def loop(tmp_path: Path) -> tuple[Stock, Placed]:
     request = request_of("r-0", "hole", photo[50:90, 20:60], mask)
     record = RequestRecord("r-0", 0, "a", window, (PartRecord("hole", "drawn", None, None),))
     net = Perceptual("grey levels", 16, lambda first, second: (first - second).abs().mean(dim=1))
-    stock = Stock(Painter(), {"hole": "A photo of <hole>"}, net, (5.0, 5.0), RealSide(tmp_path, 0, samples, []))  # type: ignore[arg-type]
+    stock = Stock(Painter(), {"hole": "A photo of <hole>"}, net, (5.0, 5.0), RealSide(tmp_path, 0, samples, []), False)  # type: ignore[arg-type]
     return stock, Placed(request, record)
 
 
