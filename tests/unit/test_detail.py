@@ -100,7 +100,7 @@ def rough(deviation: float, side: int = 40) -> np.ndarray:
     return np.random.default_rng(1).normal(100, deviation, (side, side, 1)).repeat(3, axis=2).clip(0, 255).astype(np.uint8)
 
 
-def test_a_reference_on_a_surface_three_times_as_rough_is_of_another_product():
+def test_a_reference_on_a_much_rougher_surface_is_of_another_product():
     part = Part("hole", square(), "r", SAME_PLACE)
     assert surface_fits(rough(5), part, rough(5)) and not surface_fits(rough(3), part, rough(15))
     assert surface_fits(rough(15), part, rough(5)), "a smoother one does"
