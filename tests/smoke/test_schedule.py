@@ -77,25 +77,68 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**os.environ, **own, **quiet}
 
 
-@pytest.mark.slow
-def test_what_falls_due_is_carried_out_and_a_stopped_schedule_is_paused(dvc_project: Path, environment: dict[str, str]):
-    stage = {"cmd": "cp raw.txt made.txt", "deps": ["raw.txt"], "outs": ["made.txt"]}
-    (dvc_project / "raw.txt").write_text("raw\n")
-    (dvc_project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"copy": stage}}))
-    url, logs = environment["PREFECT_API_URL"], dvc_project.parent
+@pytest.fixture
+def server(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that answers: the address of its API."""
+    url, log = environment["PREFECT_API_URL"], tmp_path_factory.mktemp("server") / "server.log"
     port = url.removesuffix("/api").rpartition(":")[2]
-    server, log = logs / "server.log", logs / "schedule.log"
-    with started(sys.executable, "-m", "prefect", "server", "start", "--port", port, env=environment, log=server):
-        wait_for("the server", lambda: answer(f"{url}/health"), server)
-        command = (sys.executable, "-m", "flows", "schedule", "* * * * *", "--project", str(dvc_project))
-        with started(*command, env=environment, log=log):
-            query = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
-            (run, *_) = wait_for("a run", lambda: answer(f"{url}/flow_runs/filter", query), log)
-        assert run["state"]["type"] == "COMPLETED", log.read_text()[-3000:]
-        assert (dvc_project / "made.txt").read_text() == "raw\n"
-        (deployment,) = answer(f"{url}/deployments/filter", {})
-        assert (deployment["name"], deployment["paused"]) == ("regeneration", True)
-        assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+    with started(sys.executable, "-m", "prefect", "server", "start", "--port", port, env=environment, log=log):
+        wait_for("the server", lambda: answer(f"{url}/health"), log)
+        yield url
+
+
+@contextmanager
+def scheduled(project: Path, cron: str, environment: dict[str, str]) -> Iterator[Path]:
+    """A schedule of a project until it is interrupted: its log."""
+    log = project.parent / "schedule.log"
+    command = (sys.executable, "-m", "flows", "schedule", cron, "--project", str(project))
+    with started(*command, env=environment, log=log):
+        yield log
+
+
+def set_stage(project: Path, command: str) -> None:
+    """One stage that makes `made.txt` of `raw.txt`."""
+    (project / "raw.txt").write_text("raw\n")
+    stage = {"cmd": command, "deps": ["raw.txt"], "outs": ["made.txt"]}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"copy": stage}}))
+
+
+def runs_in(url: str, *states: str) -> list[dict[str, Any]]:
+    """Flow runs in one of these states; none while the server does not answer."""
+    return answer(f"{url}/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": states}}}}) or []
+
+
+@pytest.mark.slow
+def test_what_falls_due_is_carried_out_and_a_stopped_schedule_is_paused(
+    dvc_project: Path, environment: dict[str, str], server: str
+):
+    set_stage(dvc_project, "cp raw.txt made.txt")
+    with scheduled(dvc_project, "* * * * *", environment) as log:
+        (run, *_) = wait_for("a run", lambda: runs_in(server, "COMPLETED", "FAILED", "CRASHED"), log)
+    assert run["state"]["type"] == "COMPLETED", log.read_text()[-3000:]
+    assert (dvc_project / "made.txt").read_text() == "raw\n"
+    (deployment,) = answer(f"{server}/deployments/filter", {})
+    assert (deployment["name"], deployment["paused"]) == ("regeneration", True)
+
+
+@pytest.mark.slow
+def test_a_run_that_falls_due_beside_another_is_dropped_and_leaves_it_alone(
+    dvc_project: Path, environment: dict[str, str], server: str
+):
+    set_stage(dvc_project, "until test -e go; do sleep 0.2; done; cp raw.txt made.txt")
+    with scheduled(dvc_project, "0 3 1 1 *", environment) as log:
+        (deployment,) = wait_for("the schedule", lambda: answer(f"{server}/deployments/filter", {}), log)
+        due = f"{server}/deployments/{deployment['id']}/create_flow_run"
+        first = answer(due, {"state": {"type": "SCHEDULED"}})
+        wait_for("the first run", lambda: runs_in(server, "RUNNING"), log)
+        second = answer(due, {"state": {"type": "SCHEDULED"}})
+        (dropped, *_) = wait_for("the end of a run", lambda: runs_in(server, "CANCELLED", "COMPLETED", "FAILED", "CRASHED"), log)
+        assert (dropped["id"], dropped["state"]["type"]) == (second["id"], "CANCELLED"), log.read_text()[-3000:]
+        assert [run["id"] for run in runs_in(server, "RUNNING")] == [first["id"]]
+        (dvc_project / "go").touch()
+        (done, *_) = wait_for("the end of the first run", lambda: runs_in(server, "COMPLETED", "FAILED", "CRASHED"), log)
+        assert (done["id"], done["state"]["type"]) == (first["id"], "COMPLETED"), log.read_text()[-3000:]
+    assert (dvc_project / "made.txt").read_text() == "raw\n"
 
 
 def refusal(environment: dict[str, str], *arguments: str) -> str:
