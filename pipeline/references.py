@@ -13,6 +13,9 @@ from pipeline.images import Mask, Picture, read_mask, read_rgb
 from pipeline.records import Box, Sample
 
 JOIN_PX, MIN_AREA_PX = 4, 9
+FRAGMENT_SHARE = 0.02
+"""Of the largest group's area in a mask: a smaller group beside it is a fragment of its outline, not a defect to learn from.
+Nothing of the type can be seen in it, so what is asked for by its mask is refused, drawn anew and refused (docs/placement.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ def instances(mask: Mask, boxes: Sequence[Box] | None) -> list[Mask]:
     """Single defects of an (H, W) mask: one a drawn box, else one a group of pixels that lie within `2 * JOIN_PX` of each other.
 
     A mask of several defects would be cropped as one, most of it background, and each of them tiny. Specks below `MIN_AREA_PX`
-    are left out, unless nothing else is there.
+    are left out, unless nothing else is there, and where no boxes were drawn groups below `FRAGMENT_SHARE` of the largest.
     """
     if boxes is not None:
         found = [_inside(mask, box) for box in boxes]
@@ -42,8 +45,9 @@ def instances(mask: Mask, boxes: Sequence[Box] | None) -> list[Mask]:
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * JOIN_PX + 1,) * 2)
         count, names = cv2.connectedComponents(cv2.dilate(mask.astype(np.uint8), kernel), connectivity=8)
         found = [mask & (names == name) for name in range(1, count)]
-    large = [one for one in found if one.sum() >= MIN_AREA_PX]
-    return large or sorted(found, key=lambda one: -int(one.sum()))[:1]
+    largest = max((int(one.sum()) for one in found), default=0)
+    least = MIN_AREA_PX if boxes is not None else max(MIN_AREA_PX, FRAGMENT_SHARE * largest)
+    return [one for one in found if one.sum() >= least] or [one for one in found if one.sum() == largest][:1]
 
 
 def _inside(mask: Mask, box: Box) -> Mask:

@@ -35,6 +35,19 @@ def test_specks_are_left_out_unless_they_are_all_there_is():
     assert [one.sum() for one in instances(speck, None)] == [1]
 
 
+def test_fragments_beside_a_large_defect_are_left_out_where_no_boxes_were_drawn():
+    mask = np.zeros((60, 80), bool)
+    mask[:30, :40] = True  # 1200 px, of which 2 % are 24
+    mask[50:55, 60:64] = True  # 20 px
+    (large,) = instances(mask, None)
+    assert large.sum() == 1200
+    mask[50:55, 60:65] = True  # 25 px
+    assert [one.sum() for one in instances(mask, None)] == [1200, 25]
+    mask[50:55, 64] = False
+    drawn = instances(mask, ((0.0, 0.0, 40.0, 30.0), (60.0, 50.0, 64.0, 55.0)))
+    assert [one.sum() for one in drawn] == [1200, 20]
+
+
 def test_references_are_single_defects_of_train_samples(tmp_path):
     write_png(tmp_path / "a.png", np.zeros((60, 80, 3), np.uint8))
     write_png(tmp_path / "m.png", spots((5, 5), (5, 40)))

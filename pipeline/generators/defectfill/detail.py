@@ -26,7 +26,8 @@ LIGHT = (0.5, 2.0)
 SURFACE_PX = 2.0
 """Deviation of the window in which a surface's roughness is measured."""
 ROUGHER = 2.0
-"""A reference's surface that is more than so many times as rough as the crop's is another one: cloth on brushed metal is 3."""
+"""A reference's surface that is more than so many times as rough as the crop's, both with `SMOOTH`, is another one.
+Cloth on brushed metal is 2.4."""
 SMOOTH = 3.0
 """Grey levels of roughness added to both: below it surfaces are as good as smooth."""
 GAINS = 31
