@@ -96,7 +96,7 @@ def _draw(sampler: Sampler, placed: Iterable[Placed], numbers: Sequence[int]) ->
                 answered=False,
                 early=tuple(r.early for r in drawn if r.early is not None),
                 dropped=tuple(place for place, r in enumerate(drawn) if isinstance(r, Dropped)),
-                detailed=any(r.detailed for r in made),
+                detailed=tuple(place for place, r in enumerate(drawn) if not isinstance(r, Dropped) and r.detailed),
             ),
         )
     assert not asked, f"the sampler left out {len(asked)} requests"

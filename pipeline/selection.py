@@ -197,18 +197,21 @@ def _by_part(changed: Mask, masks: Sequence[Mask]) -> list[tuple[Mask, Mask]]:
 def _remembered(entry: Candidates, memories: Mapping[str, Memory] | None) -> list[tuple[str | None, float | None, bool]]:
     """For each candidate the reference a part of it repeats most, the distance to it, and whether any part is too near to one.
 
-    A part that shows its reference's detail by design is not asked.
+    A candidate that shows its references' detail by design is not asked for the parts that have one.
     """
-    pairs = zip(entry.request.parts, entry.masks, strict=True)
-    asked = [(part, mask) for part, mask in pairs if not (entry.detailed and part.affine is not None)]
-    if memories is None or not asked:
-        return [(None, None, False)] * len(entry.images)
-    near = [memories[part.defect].nearest(entry.images, mask, part) for part, mask in asked]
-    bounds = [memories[part.defect].bound for part, _ in asked]
-    found: list[tuple[str | None, float | None, bool]] = []
-    for one in zip(*near, strict=True):
-        reference, distance = min(one, key=lambda pair: pair[1])
-        found.append((reference, distance, any(away < bound for (_, away), bound in zip(one, bounds, strict=True))))
+    found: list[tuple[str | None, float | None, bool]] = [(None, None, False)] * len(entry.images)
+    if memories is None:
+        return found
+    for part, mask in zip(entry.request.parts, entry.masks, strict=True):
+        by_design = entry.detailed if part.affine is not None else ()
+        asked = [place for place, number in enumerate(entry.numbers) if number not in by_design]
+        memory = memories[part.defect]
+        near = memory.nearest([entry.images[place] for place in asked], mask, part) if asked else []
+        for place, (reference, distance) in zip(asked, near, strict=True):
+            before, least, remembered = found[place]
+            if least is None or distance < least:
+                before, least = reference, distance
+            found[place] = (before, least, remembered or distance < memory.bound)
     return found
 
 

@@ -75,8 +75,8 @@ class Candidates:
     """A request, the mask each of its parts asked for, and its answers: (S, S, 3) crops and (S, S) masks of what changed.
 
     `answered` says whether any of them passed the guards when they were drawn. Where the sampler ranks candidates early, `early`
-    holds the score of every one that was drawn, and `dropped` the numbers of those that got no picture. `detailed` is that of
-    `Synthetic`.
+    holds the score of every one that was drawn, `dropped` the numbers of those that got no picture, and `detailed` of those that
+    show their reference's detail (`Synthetic.detailed`).
     """
 
     request: RequestRecord
@@ -86,7 +86,7 @@ class Candidates:
     answered: bool
     early: tuple[float, ...] = ()
     dropped: tuple[int, ...] = ()
-    detailed: bool = False
+    detailed: tuple[int, ...] = ()
 
     @property
     def drawn(self) -> int:
@@ -106,9 +106,12 @@ class Candidates:
     def joined(self, more: Candidates) -> Candidates:
         """With further answers to the same request behind these."""
         images, changed = self.images + more.images, self.changed + more.changed
-        dropped = self.dropped + tuple(self.drawn + number for number in more.dropped)
-        answered = self.answered or more.answered
-        return replace(self, images=images, changed=changed, answered=answered, early=self.early + more.early, dropped=dropped)
+        dropped, detailed = (
+            own + tuple(self.drawn + number for number in others)
+            for own, others in ((self.dropped, more.dropped), (self.detailed, more.detailed))
+        )
+        answered, early = self.answered or more.answered, self.early + more.early
+        return replace(self, images=images, changed=changed, answered=answered, early=early, dropped=dropped, detailed=detailed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +282,7 @@ def _entry(files: dict[str, bytes]) -> Candidates:
     masks = tuple(np.array(pictures.pop(name)) > 0 for name in sorted(pictures) if name.startswith(MASK))
     changed = tuple(np.array(pictures.pop(name)) > 0 for name in sorted(pictures) if name.endswith(CHANGED))
     images = tuple(np.array(pictures[name].convert("RGB")) for name in sorted(pictures))
-    return Candidates(record, masks, images, changed, answered, tuple(early), tuple(dropped), detailed)
+    return Candidates(record, masks, images, changed, answered, tuple(early), tuple(dropped), tuple(detailed))
 
 
 def _part(row: dict[str, Any]) -> PartRecord:

@@ -193,10 +193,12 @@ def test_a_copy_of_any_reference_is_refused_turned_and_pale_too():
     # Without the guard the same candidates pass: a generator that pastes references is not judged by it.
     assert faults(painted(patch(0)), flat(100, SIDE), replace(guards, memories=None)) == [None]
     # Nor is what shows its reference's detail by design, which only a mask made by a matrix can.
-    assert faults(replace(painted(patch(0)), detailed=True), flat(100, SIDE), guards) == [None]
+    assert faults(replace(painted(patch(0)), detailed=(0,)), flat(100, SIDE), guards) == [None]
+    both = replace(painted(patch(0), patch(0)), detailed=(1,))
+    assert faults(both, flat(100, SIDE), guards) == [REMEMBERED, None]
     (part,) = painted(patch(0)).request.parts
     bent = replace(painted(patch(0)).request, parts=(replace(part, affine=None),))
-    assert faults(replace(painted(patch(0)), detailed=True, request=bent), flat(100, SIDE), guards) == [REMEMBERED]
+    assert faults(replace(painted(patch(0)), detailed=(0,), request=bent), flat(100, SIDE), guards) == [REMEMBERED]
 
 
 def test_the_reference_under_the_mask_is_compared_as_it_was_warped():

@@ -21,7 +21,9 @@ def entries() -> list[Candidates]:
             Window(-3, 4, 8),
             (PartRecord("hole", "affine", "hole-2", affine), PartRecord("dent", "drawn", None, None)),
         )
-        made.append(Candidates(record, masks[3:], images, masks[:3], answered=number == 0, detailed=number == 1))
+        made.append(
+            Candidates(record, masks[3:], images, masks[:3], answered=number == 0, detailed=(0, 2) if number == 1 else ())
+        )
     return made
 
 
@@ -75,6 +77,8 @@ def test_joined_candidates_stay_in_the_order_they_were_drawn(tmp_path):
     write_shard(tmp_path / "a.tar", [both])
     (read,) = read_shard(tmp_path / "a.tar")
     wanted = second.images + first.images
+    # Those of `second` that show detail keep their numbers, those of `first` would follow from 3 on.
+    assert read.detailed == (0, 2) and first.joined(second).detailed == (3, 5)
     assert len(read.images) == 6 and all((a == b).all() for a, b in zip(wanted, read.images, strict=True))
 
 
