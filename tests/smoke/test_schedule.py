@@ -119,6 +119,7 @@ def test_what_falls_due_is_carried_out_and_a_stopped_schedule_is_paused(
     assert (dvc_project / "made.txt").read_text() == "raw\n"
     (deployment,) = answer(f"{server}/deployments/filter", {})
     assert (deployment["name"], deployment["paused"]) == ("regeneration", True)
+    assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
 
 @pytest.mark.slow
