@@ -49,13 +49,14 @@ def configure(
         One line a changed value, `prepare.source: old -> new`.
 
     Raises:
-        ParamsError: For an unknown profile, parameter, layout or folder, or a value its section refuses; nothing is written.
+        ParamsError: For a file that is no YAML or names a key twice, an unknown profile, parameter, layout or folder, or a value
+            its section refuses; nothing is written.
     """
     yaml = _round_trip()
-    document = yaml.load(path.read_text(encoding="utf-8"))
+    document = _load(yaml, path)
     before = dict(_leaves(document))
     if profile is not None:
-        _merge(document, yaml.load(_profile_path(path.parent, profile).read_text(encoding="utf-8")) or {}, f"profile {profile}: ")
+        _merge(document, _load(yaml, _profile_path(path.parent, profile)) or {}, f"profile {profile}: ")
     _set_source(document["prepare"], path.parent, data, layout, skip_invalid=skip_invalid)
     for name, value in settings.items():
         _merge(document, _nested(name, _parse(yaml, name, value)), "")
@@ -74,18 +75,25 @@ def want(targets: Path, count: int) -> list[str]:
     """Write how many synthetic defects are wanted of each type that `data/targets.yaml` does not name, and say what changed.
 
     Raises:
-        ParamsError: For a number below 0, or a file that `read_default` refuses; nothing is written.
+        ParamsError: For a number below 0, or a file that `read_default` refuses or that names a key twice; nothing is written.
     """
     if count < 0:
         raise ParamsError(f"{targets}: default: expected a whole number of at least 0, got {count}")
     yaml = _round_trip()
     before = read_default(targets)
-    document = yaml.load(targets.read_text(encoding="utf-8"))
+    document = _load(yaml, targets)
     if before == count:
         return []
     document["default"] = count
     _write(yaml, document, targets)
     return [f"targets.default: {before} -> {count}"]
+
+
+def _load(yaml: YAML, path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise ParamsError(f"{path}: no valid YAML, or a key twice: {error}") from error
 
 
 def _write(yaml: YAML, document: Any, path: Path) -> None:

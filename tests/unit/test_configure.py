@@ -115,11 +115,24 @@ def test_numbers_wanted_of_single_types_and_comments_stay(tmp_path: Path):
     with pytest.raises(ParamsError, match=r"targets\.yaml: default: expected a whole number of at least 0, got -1"):
         want(targets, -1)
     assert "default: 300" in targets.read_text()
-    for text, message in (("types: {}\n", "expected `default: <number>`"), ("default: {1\n", "no valid YAML")):
+    for text, message in (
+        ("types: {}\n", "expected `default: <number>`"),
+        ("default: {1\n", "no valid YAML"),
+        ("default: 1\ntypes: {crack: 7, crack: 8}\n", r"(?s)targets\.yaml: no valid YAML, or a key twice: .*key \"crack\""),
+    ):
         targets.write_text(text)
         with pytest.raises(ParamsError, match=message):
             want(targets, 5)
         assert targets.read_text() == text
+
+
+def test_a_parameter_that_stands_twice_is_refused_by_its_name(tmp_path: Path):
+    file = tmp_path / "params.yaml"
+    text = (ROOT / "params.yaml").read_text().replace("prepare:\n", "prepare:\n  k: 9\n", 1)
+    file.write_text(text)
+    with pytest.raises(ParamsError, match=r"(?s)params\.yaml: no valid YAML, or a key twice: .*key \"k\""):
+        configure(file, None, None, None, skip_invalid=False)
+    assert file.read_text() == text
 
 
 @pytest.mark.parametrize(
