@@ -57,8 +57,9 @@ server: setup  ## A Prefect server that stays, for `schedule`; its pages are at 
 schedule: setup  ## What `flow` does at set times, until stopped: CRON='0 3 * * 6' TIMEZONE=Europe/Berlin; needs `server` in another terminal.
 	PREFECT_API_URL=$${PREFECT_API_URL:-http://127.0.0.1:4200/api} python -m flows schedule '$(CRON)' $(if $(TIMEZONE),--timezone '$(TIMEZONE)')
 
+# In the order of the files: those with the fewest tests are the longest, and would otherwise come last.
 test: setup  ## All tests, two files at a time.
-	pytest --numprocesses 2 --dist loadfile
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup  ## The tests that take seconds.
 	pytest -m 'not slow'
