@@ -211,9 +211,9 @@ class PruneParams(Section):
 
 
 class DetailParams(Section):
-    """Where the reference a mask was made from gives the detail that the network is too small for."""
+    """Where the reference a mask was made from gives the detail that the network is too small or too little trained for."""
 
-    from_shrink: float = Field(ge=1)
+    from_shrink: float = Field(ge=0)
     coarse_px: float = Field(gt=0)
     light: Share
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.generators.defectfill.detail import coarse, contrast_gain, light_ratio, surface_fits, with_detail
+from pipeline.generators.defectfill.detail import coarse, light_ratio, strengthened, surface_fits, with_detail
 from pipeline.generators.defectfill.fit import fit
 from pipeline.generators.defectfill.sample import ConceptError, DefectFillSampler
 from pipeline.generators.protocol import FitJob, Part, Request, SampleJob, Synthetic
@@ -83,17 +83,30 @@ def test_where_most_of_two_rings_is_the_same_the_light_is():
 def test_a_pale_defect_gets_as_dark_as_the_reference(painted: float, at_most: float, gain: float):
     # Surround 100 on both photos, the reference's defect is at 40.
     change, part = np.full((40, 40, 3), painted, np.float32), Part("hole", square(), "r", SAME_PLACE)
-    assert contrast_gain(change, picture(100), part, picture(100, 40), at_most) == pytest.approx(gain)
+    found = strengthened(change, picture(100), part, picture(100, 40), at_most)
+    assert np.allclose(found[square()], gain * painted, atol=1e-2)
+
+
+def test_its_grain_stays_as_fine_as_it_was_painted():
+    # Stripes of -20 and -40 where -60 is wanted: the level doubles, the stripes stay 20 apart.
+    part = Part("hole", square(), "r", SAME_PLACE)
+    change = np.where(np.arange(40) % 2, -20.0, -40.0)[None, :, None].repeat(40, 0).repeat(3, 2).astype(np.float32)
+    found = strengthened(change, picture(100), part, picture(100, 40), 4.0)[square()]
+    assert found.mean() == pytest.approx(-60, abs=1)
+    dark, bright = np.unique(found.round())[[0, -1]]
+    assert bright - dark == pytest.approx(20, abs=2)
 
 
 def test_under_half_the_light_it_gets_half_as_dark():
     change, part = np.full((40, 40, 3), -10, np.float32), Part("hole", square(), "r", SAME_PLACE)
-    assert contrast_gain(change, picture(50), part, picture(100, 40), 4.0) == pytest.approx(3.0)
+    found = strengthened(change, picture(50), part, picture(100, 40), 4.0)
+    assert np.allclose(found[square()], 3.0 * -10, atol=1e-2)
 
 
 def test_grey_in_black_copper_gets_white_and_no_stronger_than_that_takes():
     change, part = np.full((40, 40, 3), 100, np.float32), Part("pinhole", square(), "r", SAME_PLACE)
-    assert contrast_gain(change, picture(0), part, picture(0, 255), 4.0) == pytest.approx(2.6)  # 2.5 leaves 250
+    found = strengthened(change, picture(0), part, picture(0, 255), 4.0)
+    assert np.allclose(found[square()], 2.6 * 100, atol=1e-2)  # 2.5 leaves 250
 
 
 def rough(deviation: float, side: int = 40) -> np.ndarray:
@@ -148,9 +161,11 @@ def any_change_counts(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.usefixtures("any_change_counts")
-def test_a_crop_that_is_shrunk_gets_the_detail_and_stays_clean_outside(concept):
-    request, reference = asked(2 * SIDE, SAME_PLACE)
-    plain, fine = painted(concept, request, (), detail=None), painted(concept, request, (reference,), detail=DETAIL)
+@pytest.mark.parametrize(("side", "from_shrink"), [(2 * SIDE, 1.5), (SIDE // 2, 0)], ids=["a crop that is shrunk", "every crop"])
+def test_a_crop_gets_the_detail_and_stays_clean_outside(concept, side: int, from_shrink: float):
+    request, reference = asked(side, SAME_PLACE)
+    wanted = DETAIL | {"from_shrink": from_shrink}
+    plain, fine = painted(concept, request, (), detail=None), painted(concept, request, (reference,), detail=wanted)
     outside = feathered(request.mask, 2) == 0
     assert (fine.image[outside] == request.clean[outside]).all()
     shown = [np.corrcoef(one.image[request.mask].ravel(), reference.image[request.mask].ravel())[0, 1] for one in (plain, fine)]

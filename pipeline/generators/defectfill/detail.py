@@ -32,6 +32,8 @@ SMOOTH = 3.0
 """Grey levels of roughness added to both: below it surfaces are as good as smooth."""
 GAINS = 31
 """Steps of the search for a gain."""
+COARSE_SHARE = 1 / 8
+"""Deviation of the Gaussian that tells painted light from painted grain, as a share of the crop's side."""
 
 
 def with_detail(
@@ -54,25 +56,34 @@ def with_detail(
     return (pasted + light * coarse(change - pasted, part.mask, coarse_px)).astype(np.float32)
 
 
-def contrast_gain(change: NDArray[np.float32], clean: Picture, part: Part, reference: Picture, at_most: float) -> float:
-    """What a painted change is multiplied by, so that the defect is on the mean as dark or bright as the reference's.
+def strengthened(
+    change: NDArray[np.float32], clean: Picture, part: Part, reference: Picture, at_most: float
+) -> NDArray[np.float32]:
+    """A painted change whose light is multiplied so that the defect is on the mean as dark or bright as the reference's.
+
+    Only what is coarse is multiplied: what a network that paints too pale adds in finer grain is mostly its own noise, and came
+    out as black and white speckle.
 
     Args:
         change: (S, S, 3) painted, in grey levels.
         clean: (S, S, 3) crop it is painted on.
         part: The defect; its `affine` moves the reference's photo onto the crop.
         reference: (H, W, 3) photo the part's mask was made from.
-        at_most: Greatest gain.
+        at_most: Greatest factor of the coarse light.
 
     Returns:
-        1 to `at_most`: of these, the smallest whose mean level inside the mask, after clipping to 0..255, is nearest to the
-        reference's under the light around the mask. A change that is too strong, or goes the other way, stays as it is.
+        (S, S, 3) change + (g - 1) * coarse(change), with g from 1 to `at_most`: of these, the smallest whose mean level inside the
+        mask, after clipping to 0..255, is nearest to the reference's under the light around the mask. A change that is too strong,
+        or goes the other way, stays as it is.
     """
-    wanted = float(_shown(reference, clean, part)[part.mask].mean())
-    before, painted = clean[part.mask].astype(np.float32), change[part.mask]
+    inside = part.mask
+    wanted = float(_shown(reference, clean, part)[inside].mean())
+    light = coarse(change, inside, COARSE_SHARE * len(clean))
+    before, painted, smooth = clean[inside].astype(np.float32), change[inside], light[inside]
     gains = np.linspace(1.0, at_most, GAINS)
-    levels = np.array([np.clip(before + gain * painted, 0, 255).mean() for gain in gains])
-    return float(gains[np.argmin(np.round(np.abs(levels - wanted), 2))])
+    levels = np.array([np.clip(before + painted + (gain - 1) * smooth, 0, 255).mean() for gain in gains])
+    gain = float(gains[np.argmin(np.round(np.abs(levels - wanted), 2))])
+    return change + np.float32(gain - 1) * light
 
 
 def _shown(reference: Picture, clean: Picture, part: Part) -> NDArray[np.float32]:

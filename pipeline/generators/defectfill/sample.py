@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.diffusion.components import load_pipeline, prompt_ids
 from pipeline.diffusion.photos import random_boxes_mask, random_crops
 from pipeline.generators.defectfill.concept import CARD, LORA_NAME, ConceptError, joint_prompt, load_concept
-from pipeline.generators.defectfill.detail import contrast_gain, surface_fits, with_detail
+from pipeline.generators.defectfill.detail import strengthened, surface_fits, with_detail
 from pipeline.generators.defectfill.painting import Painted, Painter, settle
 from pipeline.generators.protocol import Dropped, Part, Request, SampleJob, Synthetic
 from pipeline.images import Mask, Picture
@@ -131,11 +131,12 @@ class DefectFillSampler:
 
     def _as_strong(self, change: NDArray[np.float32], clean: Picture, parts: Sequence[Part]) -> NDArray[np.float32]:
         """The change with parts that came out paler than their references made stronger."""
-        gains = np.ones(change.shape[:2], np.float32)
+        stronger = change
         for part in parts:
             near = feathered(part.mask, self._job.feather_px) > 0
-            gains[near] = contrast_gain(change, clean, part, self._photo_of(part), self._params.contrast_gain)
-        return change * gains[..., None]
+            strong = strengthened(change, clean, part, self._photo_of(part), self._params.contrast_gain)
+            stronger = np.where(near[..., None], strong, stronger)
+        return stronger
 
     def _photo_of(self, part: Part) -> Picture:
         assert part.reference is not None, "a matrix moves a reference's mask"
