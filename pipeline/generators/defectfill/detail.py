@@ -1,7 +1,7 @@
 """What the reference a mask was made from says of the defect painted there: its detail, and how strong it is.
 
 A crop of 300 px is painted at 64 and enlarged; a crack in it is thinner than a painted pixel, and a stain with a sharp rim comes
-out as a cloud. And a network that learned for minutes paints paler than what it saw.
+out as a cloud. And a network that learned for minutes paints paler than what it saw, and mottled.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def strengthened(
         at_most: Greatest factor of the coarse light.
 
     Returns:
-        (S, S, 3) change + (g - 1) * coarse(change), with g from 1 to `at_most`: of these, the smallest whose mean level inside the
-        mask, after clipping to 0..255, is nearest to the reference's under the light around the mask. A change that is too strong,
-        or goes the other way, stays as it is.
+        (S, S, 3) change + (g - 1) * coarse(change), with g from 1 to `at_most`: of these, the smallest whose mean level inside
+        the mask, after clipping to 0..255, is nearest to the reference's under the light around the mask. A change that is too
+        strong, or goes the other way, stays as it is.
     """
     inside = part.mask
     wanted = float(_shown(reference, clean, part)[inside].mean())
