@@ -83,7 +83,7 @@ def strengthened(
     gains = np.linspace(1.0, at_most, GAINS)
     levels = np.array([np.clip(before + painted + (gain - 1) * smooth, 0, 255).mean() for gain in gains])
     gain = float(gains[np.argmin(np.round(np.abs(levels - wanted), 2))])
-    return change + np.float32(gain - 1) * light
+    return (change + (gain - 1) * light).astype(np.float32)
 
 
 def _shown(reference: Picture, clean: Picture, part: Part) -> NDArray[np.float32]:
