@@ -139,10 +139,12 @@ def check_share(train: TrainParams, mix: MixParams) -> None:
     synthetic = int(defective * mix.share + 0.5)
     if synthetic == 0 or (synthetic == defective and mix.share < 1):
         kind = "synthetic" if synthetic == 0 else "real"
+        # The shares of one photo and of all but one: what rounds to them is a little wider, but cannot be written shortly.
+        fitting = f"{1 / defective:.3g} to {1 - 1 / defective:.3g}, " if defective > 1 else ""
         raise ParamsError(
             f"mix.share {mix.share:g} leaves no {kind} photo among the {defective} with defects in a batch (train.batch "
-            f"{train.batch}, train.negative_share {train.negative_share:g}); expected {0.5 / defective:.3g} to "
-            f"{1 - 0.5 / defective:.3g}, a larger batch, or an arm without {kind} defects"
+            f"{train.batch}, train.negative_share {train.negative_share:g}); expected {fitting}"
+            f"a larger batch, or an arm without {kind} defects"
         )
 
 

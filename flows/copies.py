@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,14 @@ def open_copy(project: Path, folder: Path, settings: Sequence[str], lists: Mappi
     run(dvc_command("cache", "dir", "--local", str((project / ".dvc" / "cache").resolve())), building, log)
     if lists:
         set_lists(building / "dvc.yaml", lists)
-    run([sys.executable, "-m", "pipeline", "configure", *paths_of(project, building), *settings], building, log)
+    own = [
+        one
+        for name, path in paths_of(project, building).items()
+        if name not in _named(settings)
+        for one in ("--set", f"{name}={path}")
+    ]
+    run([sys.executable, "-m", "pipeline", "configure", *own, *settings], building, log)
+    run([sys.executable, "-m", "detectors", "check"], building, log)
     building.rename(folder)
 
 
@@ -90,17 +98,27 @@ def _state(folder: Path, parameter: str) -> dict[str, object]:
     return {"code": code, **files}
 
 
-def paths_of(project: Path, copy: Path) -> list[str]:
-    """Arguments that make paths of the project absolute, where they are not committed and so the copy does not have them."""
+def absolute(project: Path, path: str) -> str:
+    """A path of the project as a value of YAML that holds in a copy; quoted, since YAML ends a value at " #"."""
+    return json.dumps(str((project / path).resolve()))
+
+
+def _named(settings: Sequence[str]) -> set[str]:
+    """Parameters among arguments of `python -m pipeline configure`."""
+    return {value.partition("=")[0] for flag, value in pairwise(settings) if flag == "--set"}
+
+
+def paths_of(project: Path, copy: Path) -> dict[str, str]:
+    """Names and absolute paths of parameters whose paths are not committed, so that the copy does not have them."""
     params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
-    arguments: list[str] = []
+    found: dict[str, str] = {}
     for name in PATHS:
         value: Any = params
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         if isinstance(value, str) and (project / value).exists() and not (copy / value).exists():
-            arguments += ["--set", f"{name}={json.dumps(str((project / value).resolve()))}"]  # quoted: YAML ends a value at " #"
-    return arguments
+            found[name] = absolute(project, value)
+    return found
 
 
 def set_lists(graph: Path, lists: Mapping[str, Sequence[str]]) -> None:

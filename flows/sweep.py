@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from flows.copies import CopyError, check_alike, open_copy, reproduce_copy
+from flows.copies import PATHS, CopyError, absolute, check_alike, open_copy, reproduce_copy
 
 SWEEPS = Path("reports/sweeps")
 
@@ -35,6 +35,10 @@ class Sweep:
     def copy_of(self, value: str) -> Path:
         """Where the flow runs at a value."""
         return self.project / ".work" / "sweep" / f"{self.parameter}={value}"
+
+    def setting(self, value: str) -> str:
+        """A value as a copy takes it: a path of the project's made absolute, since a copy has what is committed alone."""
+        return absolute(self.project, value) if self.parameter in PATHS and (self.project / value).exists() else value
 
     @property
     def result(self) -> Path:
@@ -60,7 +64,7 @@ def sweep(wanted: Sweep, jobs: int, *, afresh: bool) -> Path:
     for value in wanted.values:
         if afresh:
             shutil.rmtree(wanted.copy_of(value), ignore_errors=True)
-        open_copy(wanted.project, wanted.copy_of(value), ["--set", f"{wanted.parameter}={value}"], lists)
+        open_copy(wanted.project, wanted.copy_of(value), ["--set", f"{wanted.parameter}={wanted.setting(value)}"], lists)
     check_alike([wanted.copy_of(value) for value in wanted.values], wanted.parameter)
 
     failed = Event()

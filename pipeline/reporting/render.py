@@ -128,7 +128,7 @@ def _environment(*, escape: bool) -> Environment:
     )
     environment.filters.update(number=number, signed=signed, interval=interval)
     environment.filters.update(points=charts.points, gain=charts.gain, gap=charts.gap_text)
-    environment.filters.update(percent=lambda share: f"{share:.0%}".replace("%", " %"))
+    environment.filters.update(percent=wording.percent)
     environment.globals.update(metric_title=metric_title, used_metrics=used_metrics, used_sizes=used_sizes)
     environment.globals.update(fate_reasons=fate_reasons, charts=charts, wording=wording, baselines=BASELINES)
     return environment

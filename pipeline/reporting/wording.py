@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.reporting.charts import gain, points
 from pipeline.reporting.comparison import COMBINED, ONLY
+from pipeline.reporting.data_card import GOOD
 from pipeline.reporting.operating_points import MAIN_ALARMS, MAIN_REJECTED
 
 _ARMS = {
@@ -48,6 +49,25 @@ def secondary(name: str) -> str:
     }[name]
 
 
+def _made(arm: str) -> str:
+    """An arm with synthetic defects in a few words.
+
+    >>> _made("defectfill_classical")
+    'defects made by defectfill and strong augmentation'
+    """
+    also = " and strong augmentation" if arm.endswith(COMBINED) else ""
+    return f"defects made by {arm.removesuffix(COMBINED)}{also}"
+
+
+def percent(share: float) -> str:
+    """A share in percent, with as many digits as it has.
+
+    >>> percent(0.95), percent(0.995)
+    ('95\\xa0%', '99.5\\xa0%')
+    """
+    return f"{100 * share:.10g}\u00a0%"
+
+
 def arm_words(arm: str) -> str:
     """What a detector was trained on in an arm."""
     if arm in _ARMS:
@@ -77,8 +97,9 @@ def tested(data: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     defects = sum(sum(one["defects"].values()) for one in folds)
     good_parts = sum(one["good_parts"] for one in folds)
     detectors = " and ".join(comparison["detectors"])
+    most = max(row["train_parts"] for rows in data["train"].values() for row in rows if row["type"] != GOOD)
     return (
-        f"{detectors} learned from at most {data['k']} real parts of each defect type, with and without synthetic defects, "
+        f"{detectors} learned from at most {most} real parts of each defect type, with and without synthetic defects, "
         f"and then had to find {defects} real defects on {photos - good} photos, among {good} photos of {good_parts} good parts. "
         "No detector, generator or threshold behind this answer had seen any of these parts."
     )
@@ -89,7 +110,7 @@ def quick_look(comparison: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     for detector, result in comparison["detectors"].items():
         arms = [name for name in ("real", "classical", result["best_arm"]) if name in result["arms"]]
-        names = {name: _SHORT.get(name, f"defects made by {name}") for name in arms}
+        names = {name: _SHORT.get(name, _made(name)) for name in arms}
         scores = [f"{points(result['arms'][name]['box_map50'])} with {words}" for name, words in names.items()]
         found.append(f"{detector} scored {', '.join(scores)}.")
     return found
@@ -115,7 +136,7 @@ def _statement(
         return Statement(detector, generator, word, "An arm is missing: it needs the arms real and classical beside its own.", "")
     scores = {name: points(result["arms"][name]["box_map50"]) for name in (arm, "real", "classical")}
     text = (
-        f"{detector} scores {scores[arm]} with defects made by {generator}, {scores['real']} with the real photos alone and "
+        f"{detector} scores {scores[arm]} with {_made(arm)}, {scores['real']} with the real photos alone and "
         f"{scores['classical']} with strong augmentation. {_gains(gaps, confidence)} "
     )
     smallest = points(found["smallest"])
@@ -133,10 +154,9 @@ def _statement(
 
 def _gains(gaps: Mapping[str, Mapping[str, Any]], confidence: float) -> str:
     """Gains over what a generator has to beat, and how sure they are."""
-    share = f"{confidence:.0%}".replace("%", "\u00a0%")
     ends = {name: f"{gain(gaps[name]['low'])} to {gain(gaps[name]['high'])}" for name in _SHORT}
     return " ".join(
-        f"Gain over {_SHORT[name]}: {gain(gaps[name]['mean'])} points ({share} sure: {ends[name]})." for name in _SHORT
+        f"Gain over {_SHORT[name]}: {gain(gaps[name]['mean'])} points ({percent(confidence)} sure: {ends[name]})." for name in _SHORT
     )
 
 

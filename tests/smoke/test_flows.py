@@ -143,7 +143,7 @@ pathlib.Path("reports/comparison.json").write_text(json.dumps({"parts": 2 * k}))
 @pytest.fixture
 def counting(dvc_project: Path) -> Path:
     """A committed project with the real parameters and one stage that writes twice `prepare.k` into its comparison."""
-    for name in ("pipeline", "params.yaml", "profiles"):
+    for name in ("pipeline", "detectors", "params.yaml", "profiles"):
         (dvc_project / name).symlink_to(ROOT / name)
     (dvc_project / "params.yaml").unlink()
     (dvc_project / "params.yaml").write_text((ROOT / "params.yaml").read_text())
@@ -200,3 +200,26 @@ def test_a_sweep_of_an_unknown_parameter_says_so(counting: Path):
 
     with pytest.raises(CopyError, match=r"prepare\.kk: unknown parameter; nearest valid name: 'k'"):
         sweep(Sweep(counting, "prepare.kk", ["2"], []), 1, afresh=False)
+
+
+def test_a_sweep_of_a_value_that_no_training_takes_says_so_before_anything_runs(counting: Path):
+    """Two good photos of eight leave six: a share of 0.02 is none of them."""
+    from flows.copies import CopyError
+    from flows.sweep import Sweep, sweep
+
+    with pytest.raises(CopyError, match=r"mix\.share 0\.02 leaves no synthetic photo"):
+        sweep(Sweep(counting, "mix.share", ["0.02", "0.5"], []), 1, afresh=False)
+
+
+def test_a_sweep_over_folders_of_the_user_finds_them_from_the_copies(counting: Path):
+    """They are not committed, so that a copy has neither the one in params.yaml nor those of the sweep."""
+    from flows.sweep import Sweep, sweep
+
+    for name in ("one", "two"):
+        (counting / ".work" / name).mkdir(parents=True)
+    params = counting / "params.yaml"
+    params.write_text(params.read_text().replace("source: embedded", "source: .work/one"))
+    wanted = Sweep(counting, "learn_base.source", [".work/two", "embedded"], [])
+    sweep(wanted, 1, afresh=False)
+    sources = [yaml.safe_load((wanted.copy_of(v) / "params.yaml").read_text())["learn_base"]["source"] for v in wanted.values]
+    assert sources == [str((counting / ".work" / "two").resolve()), "embedded"]

@@ -38,7 +38,7 @@ def test_a_share_that_leaves_no_photo_of_a_kind_is_refused(share, missing):
     """Of eight photos two are good; six times 0.08 is no whole photo, and six times 0.92 is all six."""
     train, mix = load_section("train", TrainParams), load_section("mix", MixParams)
     assert (train.batch, train.negative_share) == (8, 0.25)
-    with pytest.raises(ParamsError, match=rf"{share} leaves no {missing} photo among the 6 .* expected 0\.0833 to 0\.917"):
+    with pytest.raises(ParamsError, match=rf"{share} leaves no {missing} photo among the 6 .* expected 0\.167 to 0\.833"):
         check_share(train, mix.model_copy(update={"share": share}))
 
 

@@ -404,6 +404,24 @@ def test_a_quick_look_names_scores_and_promises_nothing(project: Path):
     assert wording.quick_look(found)[0] == (
         "rtdetr scored 25.0 with the real photos alone, 50.0 with defects made by defectfill."
     )
+    combined = {"arms": {"real": {"box_map50": 0.25}, "defectfill_classical": {"box_map50": 0.5}}}
+    combined["best_arm"] = "defectfill_classical"
+    assert wording.quick_look({"detectors": {"rtdetr": combined}})[0].endswith(
+        "50.0 with defects made by defectfill and strong augmentation."
+    )
+
+
+def test_how_many_parts_were_learned_from_is_what_was_used_not_what_was_asked_for():
+    """A part with several types counts for each, so a common type has more than K of them."""
+    train = [{"type": "open", "train_parts": 5}, {"type": "short", "train_parts": 8}, {"type": "good", "train_parts": 200}]
+    test = {"photos": 9, "good_photos": 4, "good_parts": 4, "defects": {"open": 3, "short": 4}}
+    text = wording.tested({"k": 5, "train": {"0": train}, "test": {"0": test}}, {"detectors": ["rtdetr"]})
+    assert "learned from at most 8 real parts of each defect type" in text
+    assert "7 real defects on 5 photos, among 4 photos of 4 good parts" in text
+
+
+def test_confidences_are_not_rounded_to_certainty():
+    assert [wording.percent(share) for share in (0.95, 0.975, 0.995)] == ["95\u00a0%", "97.5\u00a0%", "99.5\u00a0%"]
 
 
 def test_every_chart_is_well_formed(study: Path):
