@@ -59,18 +59,22 @@ def _check_parts(sides: Mapping[str, Iterable[Sample]]) -> None:
 
 
 def _frames(folders: Mapping[str, Path], sides: Mapping[str, Iterable[Sample]]) -> tuple[list[Frame], dict[tuple[str, str], int]]:
-    """One frame a distinct file content, and the position of each (side, image path) in that list."""
-    by_digest: dict[bytes, int] = {}
+    """One frame a photo, and the position of each (side, image path) in that list.
+
+    A photo is a file's name and content. By content alone a copy within the set would have no frame of its own, and what the
+    whole set has in common, which `fingerprints` removes, would be reckoned from other photos than before the split.
+    """
+    known: dict[tuple[str, bytes], int] = {}
     frames: list[Frame] = []
     position: dict[tuple[str, str], int] = {}
     images = sorted({(Path(s.image).name, name, s.image) for name, samples in sides.items() for s in samples})
-    for _, name, image in images:
+    for file, name, image in images:
         path = folders[name] / image
-        digest = hashlib.blake2b(path.read_bytes()).digest()
-        if digest not in by_digest:
-            by_digest[digest] = len(frames)
+        photo = file, hashlib.blake2b(path.read_bytes()).digest()
+        if photo not in known:
+            known[photo] = len(frames)
             frames.append(frame(read_rgb(path)))
-        position[name, image] = by_digest[digest]
+        position[name, image] = known[photo]
     return frames, position
 
 

@@ -34,3 +34,9 @@ def kept(key: Hashable, make: Callable[[], _Kept]) -> _Kept:
                 _KEPT.popitem(last=False)
         _KEPT.move_to_end(key)
         return _KEPT[key]
+
+
+def forget() -> None:
+    """Drop everything: keys name files, and files of another run may have the same names and other contents."""
+    with _LOCK:
+        _KEPT.clear()

@@ -20,6 +20,7 @@ from pipeline.generators.protocol import SampleJob, Sampler
 from pipeline.images import Picture, read_rgb, read_size
 from pipeline.lineage import Origin, rows_text
 from pipeline.params import SelectParams, SynthesizeParams
+from pipeline.photo_cache import forget
 from pipeline.records import fold_name
 from pipeline.runlog import digest
 from pipeline.scenes import Planner, open_planner
@@ -127,11 +128,12 @@ def sampler_facts(job: ShardJob, _: int) -> dict[str, Any]:
 
 
 def _workshop(job: ShardJob) -> Workshop:
-    """The open one, or a new one; that of another job is let go first, so that two networks are never held."""
+    """The open one, or a new one; that of another job is let go first with its photos, so that two networks are never held."""
     # Each thread has its own number.
     torch.set_num_threads(job.params.threads)
     if job not in _OPEN:
         _OPEN.clear()
+        forget()
         _OPEN[job] = open_workshop(job)
     return _OPEN[job]
 

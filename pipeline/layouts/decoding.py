@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,17 +59,18 @@ def decode(source: Path | Picture, white: int | None = None) -> Decoded:
     """
     if not isinstance(source, Path):
         return Decoded(source, (), 0, 1, (source.shape[0], source.shape[1]))
-    with Image.open(source) as opened:
+    with _opened(source) as opened:
         deep = any(DEEP_COLOUR.match(_raw_mode(tile)) for tile in opened.tile)  # known before the pixels are read, not after
+        orientation, stored = _orientation(opened), _stored_size(opened)
         opened.load()
-        orientation = _orientation(opened)
-        stored = (opened.height, opened.width)
         conversions = [f"turned upright (EXIF orientation {orientation})"] if orientation != 1 else []
-        image = ImageOps.exif_transpose(opened) if orientation != 1 else opened
+        image = ImageOps.exif_transpose(opened)
         if image.mode == "F":
             raise ValueError("floating-point picture, its white is unknown; save it with 8 or 16 bits")
         if deep or image.mode.startswith("I"):
-            values = (_turned(_deep_colour(source), orientation) if deep else np.array(image)).astype(np.float64)
+            # OpenCV turns a TIFF itself, as pillow does, and leaves other files as they are stored.
+            left = 1 if opened.format == "TIFF" else orientation
+            values = (_turned(_deep_colour(source), left) if deep else np.array(image)).astype(np.float64)
             peak = int(values.max(initial=0))
             picture = np.clip(np.rint(values * (255.0 / (white or white_level(peak)))), 0, 255).astype(np.uint8)
             return Decoded(picture, (*conversions, "16-bit to 8-bit"), peak, orientation, stored)
@@ -79,6 +82,13 @@ def decode(source: Path | Picture, white: int | None = None) -> Decoded:
         return Decoded(np.array(image.convert(target), dtype=np.uint8), tuple(conversions), 0, orientation, stored)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A file by its handle: of a grey TIFF that is stored lying, pillow 13 scrambles the pixels where it gets a path."""
+    with path.open("rb") as file, Image.open(file) as image:
+        yield image
+
+
 def _raw_mode(tile: Any) -> str:
     """How a file's pixels are stored, of one of pillow's tiles: codec, extents, offset and its arguments, the mode first."""
     arguments = tile[3]
@@ -86,7 +96,7 @@ def _raw_mode(tile: Any) -> str:
 
 
 def _deep_colour(path: Path) -> np.ndarray:
-    """(H, W, 3) or (H, W) uint16 as stored, of a file with several channels of 16 bits; transparency is dropped.
+    """(H, W, 3) or (H, W) uint16 as OpenCV reads a file with several channels of 16 bits; transparency is dropped.
 
     Raises:
         ValueError: If OpenCV cannot read it with its depth.
@@ -98,8 +108,15 @@ def _deep_colour(path: Path) -> np.ndarray:
 
 
 def _orientation(image: Image.Image) -> int:
+    """Of a file whose pixels are not loaded yet: pillow turns a TIFF while it loads, and forgets that it did."""
     value = image.getexif().get(ORIENTATION, 1)
     return value if value in range(1, 9) else 1
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of the pixels as stored, of a file that is not loaded yet; a TIFF says its upright size."""
+    sideways = image.format == "TIFF" and _orientation(image) >= 5
+    return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 def _conversion_name(image: Image.Image) -> str:
@@ -123,14 +140,11 @@ def decode_mask(path: Path, photo: Decoded) -> Mask:
         ValueError: If the mask does not have the photo's size.
         OSError, SyntaxError: If the file cannot be decoded.
     """
-    with Image.open(path) as opened:
-        opened.load()
+    with _opened(path) as opened:
         own = _orientation(opened)
-        size = (opened.height, opened.width)
-        values = _mask_values(opened)
-    if own != 1:
-        values = _turned(values, own)
-    elif photo.orientation != 1 and size == photo.stored_size:
+        opened.load()
+        values = _mask_values(ImageOps.exif_transpose(opened), lossy=opened.format == "JPEG")
+    if own == 1 and photo.orientation != 1 and values.shape == photo.stored_size:
         values = _turned(values, photo.orientation)
     if values.shape != photo.picture.shape[:2]:
         (h, w), (height, width) = values.shape, photo.picture.shape[:2]
@@ -138,13 +152,13 @@ def decode_mask(path: Path, photo: Decoded) -> Mask:
     return values
 
 
-def _mask_values(image: Image.Image) -> Mask:
+def _mask_values(image: Image.Image, *, lossy: bool) -> Mask:
     if image.mode.startswith(("I", "F")):
         return np.array(image) > 0
     flat = np.array(image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"))
     grey = flat if flat.ndim == 2 else flat.max(axis=2)
     # JPEG rings around the edges of a mask; a lossless file may use any non-zero value, also 1, for "defect".
-    return grey > (127 if image.format == "JPEG" else 0)
+    return grey > (127 if lossy else 0)
 
 
 def _turned(values: np.ndarray, orientation: int) -> np.ndarray:

@@ -60,11 +60,7 @@ def _made(arm: str) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent, with as many digits as it has.
-
-    >>> percent(0.95), percent(0.995)
-    ('95\\xa0%', '99.5\\xa0%')
-    """
+    """A share in percent, with as many digits as it has."""
     return f"{100 * share:.10g}\u00a0%"
 
 
@@ -156,7 +152,8 @@ def _gains(gaps: Mapping[str, Mapping[str, Any]], confidence: float) -> str:
     """Gains over what a generator has to beat, and how sure they are."""
     ends = {name: f"{gain(gaps[name]['low'])} to {gain(gaps[name]['high'])}" for name in _SHORT}
     return " ".join(
-        f"Gain over {_SHORT[name]}: {gain(gaps[name]['mean'])} points ({percent(confidence)} sure: {ends[name]})." for name in _SHORT
+        f"Gain over {_SHORT[name]}: {gain(gaps[name]['mean'])} points ({percent(confidence)} sure: {ends[name]})."
+        for name in _SHORT
     )
 
 

@@ -71,6 +71,24 @@ def test_colour_of_sixteen_bits_is_turned_upright(tmp_path: Path):
     assert found.picture.tolist() == [[[0, 51, 255]], [[1, 16, 16]]]
 
 
+def test_a_tiff_with_colour_of_sixteen_bits_is_turned_once(tmp_path: Path):
+    """OpenCV writes no orientation, so the list of tags is written anew behind the file, with one more."""
+    cv2.imwrite(str(tmp_path / "a.tif"), DEEP[..., ::-1])
+    stored = bytearray((tmp_path / "a.tif").read_bytes())
+    start = struct.unpack_from("<I", stored, 4)[0]
+    count = struct.unpack_from("<H", stored, start)[0]
+    entries = [stored[at : at + 12] for at in range(start + 2, start + 2 + 12 * count, 12)]
+    entries = sorted(
+        [*map(bytes, entries), struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)], key=lambda one: struct.unpack("<H", one[:2])
+    )
+    struct.pack_into("<I", stored, 4, len(stored))
+    stored += struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    (tmp_path / "a.tif").write_bytes(stored)
+    found = decode(tmp_path / "a.tif")
+    assert (found.orientation, found.stored_size) == (6, (1, 2))
+    assert found.picture.tolist() == [[[0, 51, 255]], [[1, 16, 16]]]
+
+
 def test_pixels_of_sixteen_bits_in_all_are_no_deep_colour(tmp_path: Path):
     """A bitmap with 5, 6 and 5 bits for red, green and blue, which pillow calls BGR;16."""
     header = struct.pack("<IiiHHIIiiIIIII", 52, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0, 0xF800, 0x07E0, 0x001F)
@@ -97,6 +115,33 @@ def test_other_modes_are_converted_and_named(tmp_path: Path, mode: str, suffix: 
     assert found.conversions == (phrase,)
     assert found.picture.dtype == np.uint8
     assert found.picture.ndim == (2 if mode in ("LA", "1") else 3)
+
+
+UPRIGHT = {1: [[10, 20, 30], [40, 50, 60]], 3: [[60, 50, 40], [30, 20, 10]], 6: [[40, 10], [50, 20], [60, 30]]}
+"""RAMP as it is, upside down, and with its left side above."""
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "colour"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_tiff_is_turned_once_though_readers_turn_it_themselves(tmp_path: Path, orientation: int, kind: str):
+    stored = {"uint8": RAMP, "uint16": RAMP.astype(np.uint16) * 257, "colour": np.dstack([RAMP, RAMP, RAMP])}[kind]
+    upright = np.array(UPRIGHT[orientation])
+    for name, options in {"plain": {}, "packed": {"compression": "tiff_lzw"}}.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(stored).save(tmp_path / f"{name}.tif", exif=exif, **options)
+        photo = decode(tmp_path / f"{name}.tif", white=65535)
+        assert (photo.picture if photo.picture.ndim == 2 else photo.picture[..., 0]).tolist() == upright.tolist()
+        assert (photo.orientation, photo.stored_size) == (orientation, (2, 3))
+        mask = save(tmp_path / "m.png", (RAMP == 30).astype(np.uint8) * 255)
+        assert decode_mask(mask, photo).tolist() == (upright == 30).tolist()
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_mask_in_a_turned_tiff_is_turned_once(tmp_path: Path, orientation: int):
+    photo = decode(with_orientation(tmp_path / "a.jpg", RAMP, orientation))
+    mask = decode_mask(with_orientation(tmp_path / "m.tif", (RAMP == 30).astype(np.uint8), orientation), photo)
+    assert mask.tolist() == (np.array(UPRIGHT[orientation]) == 30).tolist()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tarfile
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -21,7 +21,7 @@ import torch
 from pipeline import photo_cache, shard_making
 from pipeline.fan_out import WorkError
 from pipeline.generators.protocol import Request, Sampler, Synthetic
-from pipeline.images import PictureError
+from pipeline.images import PictureError, read_rgb, write_png
 from pipeline.lineage import Origin, join_rows, outcome, read_rows
 from pipeline.runlog import digest
 from pipeline.scenes import Planner, open_planner
@@ -298,7 +298,7 @@ def test_if_not_even_one_crop_fits_the_error_says_so(data: Path, monkeypatch: py
 def test_a_photo_that_becomes_unreadable_is_named_and_finished_shards_stay(data: Path, monkeypatch: pytest.MonkeyPatch):
     planner = planner_of(data)
     cleans = [planner.make(number)[0].record.clean for number in range(planner.count)]
-    monkeypatch.setattr(photo_cache, "_KEPT", OrderedDict())  # as in a process of its own
+    photo_cache.forget()  # as in a process of its own
     torn = next(number for number, clean in enumerate(cleans) if number >= 6 and clean not in cleans[:6])
     photo = data / "prepared" / "train" / "images" / f"{cleans[torn]}.png"
     after_shards(2, lambda: photo.write_bytes(photo.read_bytes()[:200]), monkeypatch)
@@ -334,6 +334,20 @@ def test_a_worker_refuses_a_concept_that_is_not_the_one_the_run_began_with(data:
     with pytest.raises(InputsChangedError, match=r"concepts/copy_paste/fold-0 changed"):
         make_shard(made, 0)
     assert not any(made.out.iterdir())
+
+
+def test_a_worker_that_stays_up_paints_on_the_photos_of_the_next_run(data: Path):
+    """Photos of another data set may lie under the same names."""
+    runs = {name: data / name for name in ("before", "after", "fresh")}
+    make_shard(job(data, "copy_paste", runs["before"]), 0)
+    for photo in (data / "prepared" / "train" / "images").glob("good*.png"):
+        write_png(photo, read_rgb(photo) // 2)
+    make_shard(job(data, "copy_paste", runs["after"]), 0)
+    shard_making._OPEN.clear()  # another process
+    photo_cache.forget()
+    make_shard(job(data, "copy_paste", runs["fresh"]), 0)
+    before, after, fresh = (digests(folder / "shards") for folder in runs.values())
+    assert before.keys() == after.keys() and before != after == fresh
 
 
 @contextmanager
