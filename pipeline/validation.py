@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from pipeline.images import Mask, Picture
 from pipeline.layouts.decoding import UNREADABLE, Decoded, decode, decode_mask, white_level
 from pipeline.layouts.raw import Fault, RawDefect, RawPhoto, RawSet
-from pipeline.near_duplicates import Frame, frame
+from pipeline.near_duplicates import Frame, frame, merge_parts
 
 
 class InvalidDataError(ValueError):
@@ -70,13 +71,16 @@ def load_photo(photo: RawPhoto, white: int) -> tuple[Picture, dict[str, Mask]]:
 def check(raw: RawSet, skip_invalid: bool) -> CheckedSet:
     """Validate the whole set.
 
-    A photo with one bad mask is bad as a whole: without it, a real defect of the photo would count as good surface.
+    A photo with one bad mask is bad as a whole: without it, a real defect of the photo would count as good surface. For the same
+    reason copies of one photo in the folders of several types become one photo with all their defects, and a copy among the good
+    ones is a fault.
 
     Raises:
         InvalidDataError: With every fault, unless `skip_invalid`; also then, if no good photo or a type without a photo remains.
     """
     faults = list(raw.faults)
     photos: list[RawPhoto] = []
+    looks: list[Hashable] = []
     frames: list[Frame] = []
     converted: dict[str, list[str]] = {}
     peaks: list[int] = []
@@ -86,10 +90,14 @@ def check(raw: RawSet, skip_invalid: bool) -> CheckedSet:
         if decoded is None or wrong:
             continue
         photos.append(photo)
+        looks.append(_look(decoded))
         frames.append(frame(decoded.picture))
         peaks.append(decoded.peak)
         for what in decoded.conversions:
             converted.setdefault(what, []).append(photo.file)
+    photos, standing, wrong, joined = _joined(photos, looks)
+    faults += wrong
+    frames, peaks = [frames[i] for i in standing], [peaks[i] for i in standing]
     gaps = _gaps(raw, photos)
     if gaps or (faults and not skip_invalid):
         raise InvalidDataError(_message(raw, faults, gaps, skip_invalid))
@@ -97,7 +105,8 @@ def check(raw: RawSet, skip_invalid: bool) -> CheckedSet:
     for index, peak in enumerate(peaks):
         if peak and white_level(peak) != white:  # was scaled by its own peak so far
             frames[index] = frame(decode(photos[index].picture, white).picture)
-    return CheckedSet(tuple(photos), tuple(frames), white, tuple(map(str, _by_file(faults))), _conversion_notes(converted, white))
+    notes = (*joined, *_conversion_notes(converted, white))
+    return CheckedSet(tuple(photos), tuple(frames), white, tuple(map(str, _by_file(faults))), notes)
 
 
 def _by_file(faults: Iterable[Fault]) -> list[Fault]:
@@ -116,6 +125,47 @@ def _inspect(photo: RawPhoto) -> tuple[Decoded | None, list[Fault]]:
         except UNREADABLE as error:
             faults.append(Fault(photo.file, f"{defect.name}: {_reason(defect.mask, error)}"))
     return decoded, faults
+
+
+def _look(decoded: Decoded) -> Hashable:
+    """Equal for copies whose masks may stand for each other."""
+    content = hashlib.blake2b(decoded.picture.tobytes()).digest()
+    return decoded.picture.shape, decoded.orientation, decoded.stored_size, content
+
+
+def _joined(
+    photos: Sequence[RawPhoto], looks: Sequence[Hashable]
+) -> tuple[list[RawPhoto], list[int], list[Fault], tuple[str, ...]]:
+    """Copies of a photo that say different things of it: those of several types as one photo, those among the good ones refused.
+
+    Returns:
+        The photos, which of those given they are, faults, and sentences on what was joined. Mere copies stay: they are one part
+        later on.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for index, look in enumerate(looks):
+        groups.setdefault(look, []).append(index)
+    found, faults, same, lines = dict(enumerate(photos)), list[Fault](), list[tuple[int, int, float]](), list[str]()
+    for group in groups.values():
+        first = next((i for i in group if photos[i].defects), group[0])
+        if len({tuple(defect.name for defect in photos[i].defects) for i in group}) == 1:
+            continue
+        for i in (i for i in group if i != first):
+            names = {defect.name for defect in found[first].defects}
+            del found[i]
+            if not photos[i].defects:
+                faults.append(Fault(photos[i].file, f"the same picture as {photos[first].file}, which has a defect; remove one"))
+            elif again := sorted(names & {defect.name for defect in photos[i].defects}):
+                where = f"the same picture as {photos[first].file}, and both have {again[0]}; keep one with a mask of all of it"
+                faults.append(Fault(photos[i].file, where))
+            else:
+                found[first] = replace(found[first], defects=(*found[first].defects, *photos[i].defects))
+                same.append((first, i, 1.0))
+                lines.append(f"{photos[first].file} = {photos[i].file}")
+    parts, _ = merge_parts([photo.part_id for photo in photos], same)
+    shown = ", ".join(lines[:3]) + (f" and {len(lines) - 3} more" if len(lines) > 3 else "")
+    notes = (f"copies of one photo with other types joined: {len(lines)}: {shown}",) if lines else ()
+    return [replace(photo, part_id=parts[i]) for i, photo in found.items()], list(found), faults, notes
 
 
 def _reason(source: object, error: BaseException) -> str:

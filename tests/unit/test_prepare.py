@@ -1,4 +1,5 @@
 import hashlib
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -136,6 +137,74 @@ def test_gaps_stop_the_run_also_with_skip_invalid(tmp_path: Path, skip: bool):
     save(raw / "masks/crack/0.png", np.zeros((40, 48), np.uint8))
     with pytest.raises(InvalidDataError, match=r"'crack': 0 usable references(.|\n)*no usable good photo"):
         prepare(params(source=str(raw), skip_invalid=skip), tmp_path / "out")
+
+
+def copy_to(toy: Path, source: str, target: str, mask: np.ndarray | None) -> None:
+    """A photo once more under another name, where a mask says it is of another type with that mask."""
+    shutil.copy(toy / "images" / source, toy / "images" / target)
+    if mask is not None:
+        save(toy / "masks" / target, mask)
+
+
+def test_a_photo_in_the_folders_of_two_types_is_one_photo_with_both(toy: Path, tmp_path: Path):
+    other = np.zeros((40, 48), np.uint8)
+    other[30:34, 5:9] = 255
+    copy_to(toy, "crack/02.png", "dent/both.png", other)
+    card = prepare(params(source=str(toy)), tmp_path / "out")
+    samples = {s.id: s for s in everything(tmp_path / "out")}
+    crack, dent = samples["crack-02.crack"], samples["crack-02.dent"]
+    assert "dent-both" not in samples and "crack-02" not in samples
+    assert (crack.image, crack.part_id) == (dent.image, dent.part_id)
+    folder = tmp_path / "out" / ("train" if dent.split == "unused" else dent.split)
+    assert np.array_equal(read_mask(folder / dent.mask), other > 0)
+    assert "copies of one photo with other types joined: 1: images/crack/02.png = images/dent/both.png" in card.notes
+
+
+def test_a_photo_with_two_types_keeps_the_parts_of_both_copies_together(toy: Path, tmp_path: Path):
+    """Part 1 is crack/02 and dent/03, part 2 is dent/both, the copy of crack/02, and crack/04: all show one piece."""
+    copy_to(toy, "crack/02.png", "dent/both.png", spot())
+    pieces = {"images/crack/02.png": "1", "images/dent/03.png": "1", "images/dent/both.png": "2", "images/crack/04.png": "2"}
+    photos = sorted(path.relative_to(toy).as_posix() for path in (toy / "images").glob("*/*.png"))
+    rows = [f"{photo},{pieces.get(photo, photo)}" for photo in photos]
+    (toy / "parts.csv").write_text("\n".join(["image,part_id", *rows]) + "\n")
+    prepare(params(source=str(toy)), tmp_path / "out")
+    parts = {sample.id: sample.part_id for sample in everything(tmp_path / "out")}
+    assert parts["crack-02.dent"] == parts["dent-03"] == parts["crack-04"]
+
+
+@pytest.mark.parametrize(
+    ("target", "mask", "reason"),
+    [
+        (
+            "good/again.png",
+            None,
+            "images/good/again.png: the same picture as images/crack/02.png, which has a defect; remove one",
+        ),
+        ("dent/again.png", spot(), "images/dent/again.png: the same picture as images/crack/02.png, and both have dent"),
+    ],
+)
+def test_copies_that_contradict_each_other_are_faults(toy: Path, tmp_path: Path, target: str, mask: np.ndarray, reason: str):
+    copy_to(toy, "crack/02.png", "dent/02b.png", spot())
+    copy_to(toy, "crack/02.png", target, mask)
+    with pytest.raises(InvalidDataError, match=re.escape(reason)):
+        prepare(params(source=str(toy)), tmp_path / "out")
+    card = prepare(params(source=str(toy), skip_invalid=True), tmp_path / "out")
+    assert len(card.dropped) == 1
+
+
+def test_a_mere_copy_stays_is_one_part_and_does_not_disturb_the_guard(tmp_path: Path):
+    """What 49 boards and a copy have in common is not what 50 boards would have; without it, all look alike."""
+    boards = sorted(real("deep-pcb").rglob("*_temp.*"))
+    for number, index in enumerate(np.random.default_rng(2).permutation(len(boards))[:49]):
+        board = np.array(Image.open(boards[index]).convert("L").resize((160, 160)))
+        kind = "dent" if number < 12 else "good"
+        save(tmp_path / f"raw/images/{kind}/{number:02d}.png", board)
+        if kind == "dent":
+            save(tmp_path / f"raw/masks/{kind}/{number:02d}.png", spot(160, 160))
+    copy_to(tmp_path / "raw", "good/20.png", "good/20b.png", None)
+    prepare(params(source=str(tmp_path / "raw")), tmp_path / "out")
+    parts = {sample.id: sample.part_id for sample in everything(tmp_path / "out")}
+    assert parts["good-20b"] == parts["good-20"]
 
 
 def test_conversions_are_noted(toy: Path, tmp_path: Path):
