@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class ParamsError(ValueError):
@@ -21,7 +21,25 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Range = tuple[float, float]
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < ends[0] <= ends[1]:
+        raise ValueError(f"expected two numbers above 0, the smaller one first, got {list(ends)}")
+    return ends
+
+
+def _at_least_one(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] < 1:
+        raise ValueError(f"crops are enlarged, never shrunk: expected numbers of at least 1, got {list(ends)}")
+    return ends
+
+
+def _some(weights: Sequence[float]) -> None:
+    if min(weights) < 0 or sum(weights) == 0:
+        raise ValueError(f"expected weights of at least 0, and one above 0, got {list(weights)}")
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]
+Sides = Annotated[tuple[int, int], AfterValidator(_rising)]
 Device = Literal["cpu", "cuda", "mps"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -73,7 +91,7 @@ class LearnBaseParams(Section):
     source: str
     threads: int = Field(ge=1)
     crop_px: int = Field(ge=16, multiple_of=16)
-    crop_side_px: tuple[int, int]
+    crop_side_px: Sides
     even_exposure: bool
     photos: int = Field(ge=1)
     adapt: AdaptParams
@@ -130,7 +148,7 @@ class DefectFillParams(Section):
     attention_norm: Literal["none", "max"]
     crop_scale: Range
     min_crop_px: int = Field(ge=8)
-    scale_augment: Range
+    scale_augment: Annotated[Range, AfterValidator(_at_least_one)]
     flip: bool
     even_exposure: bool
     object: str
@@ -168,6 +186,11 @@ class PaintedMaskParams(Section):
     elastic: float = Field(ge=0)
     drawn: float = Field(ge=0)
 
+    @model_validator(mode="after")
+    def _one_is_above_zero(self) -> PaintedMaskParams:
+        _some((self.affine, self.elastic, self.drawn))
+        return self
+
 
 class MasksParams(Section):
     """Where the masks of a generator come from, and how far bent and drawn ones depart from the references."""
@@ -195,6 +218,12 @@ class PlacementParams(Section):
     defects_per_image: Literal["references"] | Annotated[tuple[float, ...], Field(min_length=1)]
     min_distance_px: int = Field(ge=1)
     join_overlap: float | None = Field(gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_number_is_possible(self) -> PlacementParams:
+        if not isinstance(self.defects_per_image, str):
+            _some(self.defects_per_image)
+        return self
 
 
 class CopyPasteSamplingParams(Section):
@@ -276,6 +305,15 @@ class SynthesizeParams(Section):
     redraws: RedrawParams
     copy_paste: CopyPasteSamplingParams
     defectfill: DiffusionSamplingParams
+
+    @model_validator(mode="after")
+    def _photos_stay_as_they_are(self) -> SynthesizeParams:
+        if self.defectfill.composite == "none":
+            raise ValueError(
+                "defectfill.composite: none changes whole crops, and away from its labels an image of the data set is its "
+                "photo; set change or pixels"
+            )
+        return self
 
 
 class RememberedParams(Section):

@@ -11,7 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from pipeline.images import Mask, Picture
 
@@ -83,7 +83,7 @@ def decode(source: Path | Picture, white: int | None = None) -> Decoded:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """A file by its handle: of a grey TIFF that is stored lying, pillow 13 scrambles the pixels where it gets a path."""
     with path.open("rb") as file, Image.open(file) as image:
         yield image

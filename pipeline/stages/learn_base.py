@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionInpaintPipeline
 
-from pipeline.diffusion.components import EMBEDDED, load_pipeline, small_pipeline
+from pipeline.diffusion.components import EMBEDDED, BaseModelError, load_pipeline, small_pipeline
 from pipeline.diffusion.pretrain import UnetFit, reconstruction_psnr, save_pipeline, train_unet, train_vae
 from pipeline.diffusion.sources import GoodCrops
 from pipeline.folds import each_fold
@@ -38,8 +38,8 @@ def learn_base(params: LearnBaseParams, train: Path, out: Path) -> None:
     Where the folds are made (`BLEMISH_EXECUTOR`) changes no byte.
 
     Raises:
-        WorkError: Names the fold and the cause: no good train photo, `source` is no inpainting pipeline, or the embedded weights
-            are not those of their card.
+        WorkError: Names the fold and the cause: no good train photo, `source` is no inpainting pipeline or paints crops of
+            another size than `crop_px`, or the embedded weights are not those of their card.
     """
     folds = read_card(train).folds
     source = EMBEDDED if params.source == "embedded" else params.source
@@ -51,14 +51,30 @@ def learn_base(params: LearnBaseParams, train: Path, out: Path) -> None:
         elif params.adapt.steps > 0:
             each_fold(partial(_adapt, params, source, train.resolve(), work), work, folds)
         else:
-            each_fold(partial(_take, source), work, folds[:1])
+            each_fold(partial(_take, params, source), work, folds[:1])
             for fold in folds[1:]:
                 _link(work / "out" / fold_name(folds[0]), work / "out" / fold_name(fold))
 
 
-def _take(source: str | Path, fold: int, folder: Path) -> None:
+def _opened(params: LearnBaseParams, source: str | Path) -> StableDiffusionInpaintPipeline:
+    """A finished base that paints crops of `crop_px`: the embedded one learned several sizes, another has its own.
+
+    Raises:
+        BaseModelError: If another base has another size.
+    """
+    pipe = load_pipeline(source)
+    own = pipe.unet.config["sample_size"] * pipe.vae_scale_factor
+    if params.crop_px != own:
+        if source != EMBEDDED:
+            raise BaseModelError(f"{source} paints crops of {own} px and learn_base.crop_px is {params.crop_px}; set it to {own}")
+        pipe.unet.register_to_config(sample_size=params.crop_px // pipe.vae_scale_factor)
+        pipe.vae.register_to_config(sample_size=params.crop_px)
+    return pipe
+
+
+def _take(params: LearnBaseParams, source: str | Path, fold: int, folder: Path) -> None:
     """A finished base as it is."""
-    save_pipeline(load_pipeline(source), folder)
+    save_pipeline(_opened(params, source), folder)
 
 
 def _link(first: Path, other: Path) -> None:
@@ -88,7 +104,7 @@ def _crops(params: LearnBaseParams, train: Path, fold: int) -> GoodCrops:
 def _adapt(params: LearnBaseParams, source: str | Path, train: Path, work: Path, fold: int, folder: Path) -> None:
     """Train the UNet of a finished base on the good photos; VAE, words and scheduler stay."""
     torch.set_num_threads(params.threads)
-    pipe, crops = load_pipeline(source), _crops(params, train, fold)
+    pipe, crops = _opened(params, source), _crops(params, train, fold)
     fit = FitParams(steps=params.adapt.steps, batch=params.adapt.batch, lr=params.adapt.lr)
     plan = LoopPlan(fit.steps, fold, "adapt", warmup_steps=20, cosine=True, checkpoint=work / f"adapt-{fold}.pt")
     history = train_unet(pipe, crops, UnetFit(fit), plan)

@@ -133,6 +133,11 @@ def select_candidates(params: SelectParams, data: Path, generator: str, out: Pat
                         note(fates)
                         tally.add(fates)
                         samples += found
+            if not tally.candidates:
+                raise NothingKeptError(
+                    f"{generator}, fold {fold}: there are no candidates. `synthesize` found no place for any defect; why, "
+                    f"stands under left_out in {data / 'candidates' / generator / fold_name(fold) / 'card.json'}"
+                )
             if not samples:
                 raise NothingKeptError(
                     f"{generator}, fold {fold}: none of the candidates survived ({dict(tally.fates)}); {_way_out()}"

@@ -98,6 +98,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "pipeline.diffusion",
         "pipeline.generators",
         "pipeline.lineage",
+        "pipeline.photo_cache",
         "pipeline.scenes",
         "pipeline.selection",
         "pipeline.shards",

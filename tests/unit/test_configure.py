@@ -147,6 +147,12 @@ def test_a_parameter_that_stands_twice_is_refused_by_its_name(tmp_path: Path):
         ({"train.tiling": "3"}, r"train\.tiling: expected null or"),
         ({"prepare.part_regex": r"[a-z]+/(\d+)_"}, r"no YAML; text .* takes quotes: prepare\.part_regex='\[a-z\]\+/\(\\d\+\)_'"),
         ({"prepare.k": "0"}, r"prepare\.k: .*greater than or equal to 1"),
+        ({"synthesize.warp.scale": "[1.3, 0.7]"}, r"synthesize\.warp\.scale: .*the smaller one first, got \[1\.3, 0\.7\]"),
+        ({"learn_base.crop_side_px": "[128, 40]"}, r"learn_base\.crop_side_px: .*the smaller one first, got \[128, 40\]"),
+        ({"learn_concept.defectfill.scale_augment": "[0.9, 1.1]"}, r"scale_augment: .*never shrunk.* got \[0\.9, 1\.1\]"),
+        ({"synthesize.masks.defectfill": "{affine: 0, elastic: 0, drawn: 0}"}, r"masks\.defectfill: .*one above 0"),
+        ({"synthesize.placement.defects_per_image": "[0]"}, r"placement: .*one above 0, got \[0"),
+        ({"synthesize.defectfill.composite": "none"}, r"synthesize: .*composite: none changes whole crops"),
     ],
 )
 def test_a_faulty_value_is_named_and_nothing_is_written(file: Path, settings: dict, message: str):

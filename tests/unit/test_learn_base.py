@@ -108,6 +108,20 @@ def test_embedded_weights_are_taken_only_with_the_hashes_of_their_card(
         learn_base(params(source="embedded", photos=7), train, tmp_path / "again")
 
 
+def test_a_base_paints_at_the_size_asked_for_or_says_why_not(train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    base = write_base(tmp_path / "given")
+    with pytest.raises(WorkError, match=rf"paints crops of {SIDE} px and learn_base\.crop_px is {2 * SIDE}; set it to {SIDE}"):
+        learn_base(params(source=str(base), crop_px=2 * SIDE), train, tmp_path / "refused")
+    for module in ("pipeline.diffusion.components", "pipeline.stages.learn_base"):
+        monkeypatch.setattr(f"{module}.EMBEDDED", base)
+    write_weight_card(base, {"data": "none"})
+    for name, steps in {"taken": 0, "adapted": 1}.items():
+        adapt = {"steps": steps, "batch": 2, "lr": 1e-3}
+        learn_base(params(source="embedded", crop_px=2 * SIDE, adapt=adapt), train, tmp_path / name)
+        pipe = load_pipeline(tmp_path / name / "fold-0")
+        assert pipe.unet.config["sample_size"] * pipe.vae_scale_factor == pipe.vae.config["sample_size"] == 2 * SIDE
+
+
 def test_a_source_that_is_nowhere_is_named_with_the_ways_out(train: Path, tmp_path: Path):
     with pytest.raises(WorkError, match=r"fold 0: no inpainting pipeline 'no/where'.*learn_base.source"):
         learn_base(params(source="no/where"), train, tmp_path / "base")

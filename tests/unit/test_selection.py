@@ -519,6 +519,13 @@ def test_the_same_candidates_give_the_same_bytes(stage: Path):
     assert all(a.name == b.name and a.read_bytes() == b.read_bytes() for a, b in files)
 
 
+def test_if_there_is_no_candidate_at_all_no_guard_is_blamed(stage: Path):
+    for shard in (stage / "candidates" / "defectfill" / "fold-0").glob("*.tar"):
+        shard.unlink()
+    with pytest.raises(NothingKeptError, match=r"no candidates.*left_out in \S+candidates/defectfill/fold-0/card\.json"):
+        select_candidates(select_params(), stage, "defectfill", stage / "selected" / "defectfill")
+
+
 def test_if_nothing_survives_the_error_says_what_to_change(stage: Path):
     for shard in (stage / "candidates" / "defectfill" / "fold-0").glob("*.tar"):
         (entry,) = read_shard(shard)
