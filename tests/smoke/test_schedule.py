@@ -47,11 +47,14 @@ def started(*command: str, env: dict[str, str], log: Path) -> Iterator[subproces
 
 
 def answer(url: str, body: dict[str, Any] | None = None) -> Any:
-    """What the server says; None while it does not answer."""
+    """What the server says; None while it does not answer, or cannot yet."""
     data = None if body is None else json.dumps(body).encode()
     try:
         with urllib.request.urlopen(urllib.request.Request(url, data, {"Content-Type": "application/json"}), timeout=30) as found:
             return json.loads(found.read())
+    except urllib.error.HTTPError as error:
+        assert error.code >= 500, f"{url} refused {body}: {error.code} {error.read().decode()}"
+        return None
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return None
 
@@ -108,6 +111,12 @@ def runs_in(url: str, *states: str) -> list[dict[str, Any]]:
     return answer(f"{url}/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": states}}}}) or []
 
 
+def fall_due(url: str, deployment: dict[str, Any], key: str, log: Path) -> dict[str, Any]:
+    """A run that is due now, of this key only once: the server may refuse while something else writes to its database."""
+    body = {"state": {"type": "SCHEDULED"}, "idempotency_key": key}
+    return wait_for("a run", lambda: answer(f"{url}/deployments/{deployment['id']}/create_flow_run", body), log)
+
+
 @pytest.mark.slow
 def test_what_falls_due_is_carried_out_and_a_stopped_schedule_is_paused(
     dvc_project: Path, environment: dict[str, str], server: str
@@ -129,10 +138,9 @@ def test_a_run_that_falls_due_beside_another_is_dropped_and_leaves_it_alone(
     set_stage(dvc_project, "until test -e go; do sleep 0.2; done; cp raw.txt made.txt")
     with scheduled(dvc_project, "0 3 1 1 *", environment) as log:
         (deployment,) = wait_for("the schedule", lambda: answer(f"{server}/deployments/filter", {}), log)
-        due = f"{server}/deployments/{deployment['id']}/create_flow_run"
-        first = answer(due, {"state": {"type": "SCHEDULED"}})
+        first = fall_due(server, deployment, "first", log)
         wait_for("the first run", lambda: runs_in(server, "RUNNING"), log)
-        second = answer(due, {"state": {"type": "SCHEDULED"}})
+        second = fall_due(server, deployment, "second", log)
         (dropped, *_) = wait_for("the end of a run", lambda: runs_in(server, "CANCELLED", "COMPLETED", "FAILED", "CRASHED"), log)
         assert (dropped["id"], dropped["state"]["type"]) == (second["id"], "CANCELLED"), log.read_text()[-3000:]
         assert [run["id"] for run in runs_in(server, "RUNNING")] == [first["id"]]
