@@ -64,13 +64,14 @@ def test_the_report_compares_fold_by_fold(done: Path):
 def test_folds_and_models_side_by_side_give_the_same_bytes(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = project(tmp_path / "b")
     shutil.copy(done / "params.yaml", folder / "params.yaml")
-    for name in ("prepared", "labelled", "models/yolo_seg/copy_paste"):
+    for name in ("prepared", "labelled"):
         shutil.copytree(done / "data" / name, folder / "data" / name)
     monkeypatch.setenv(EXECUTOR, "processes:2")
     run(folder, "pipeline", "learn_base")
     for generator in ("copy_paste", "defectfill"):
         run(folder, "pipeline", "learn_concept", "--generator", generator)
-    run(folder, "detectors", "train", "--detector", "yolo_seg", "--arm", "real")
+    for arm in ("real", "copy_paste"):
+        run(folder, "detectors", "train", "--detector", "yolo_seg", "--arm", arm)
     run(folder, "detectors", "evaluate")
     for name in ("data/base", "data/concepts", "data/models", "reports/eval"):
         assert digests(folder / name) == digests(done / name)
