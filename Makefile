@@ -61,8 +61,8 @@ schedule: setup  ## What `flow` does at set times, until stopped: CRON='0 3 * * 
 test: setup  ## All tests, two files at a time.
 	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: setup  ## The tests that take seconds.
-	pytest -m 'not slow'
+test-fast: setup  ## The tests that need no training or painting, in about a minute.
+	pytest -m 'not slow' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## Style.
 	ruff check .

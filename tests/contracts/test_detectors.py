@@ -16,6 +16,8 @@ from detectors.protocol import COMPACT, DETECTORS, EMBEDDED, Detector, Found, Li
 from detectors.session import fresh_network
 from pipeline.labels.boxes import mask_to_box
 
+pytestmark = pytest.mark.slow
+
 VARIANT = {name: COMPACT for name in DETECTORS} | {"deeplabv3": "mobilenet_v3_large"}
 SIDE = 64
 CLASSES = ("dark", "bright", "unseen")

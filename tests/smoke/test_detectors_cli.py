@@ -21,6 +21,8 @@ from pipeline.reporting.reweighting import reweighted_map
 from pipeline.stages.label import label
 from tests.detector_toy import write_prepared, write_selected
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"weights.safetensors", "architecture.yaml", "classes.json", "history.csv", "card.json"}
 
@@ -103,10 +105,7 @@ def test_train_and_evaluate_both_detectors(factory, capsys):
     assert capsys.readouterr().out == ""
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("rtdetr_v2", "deeplabv3")]
-
-
-@pytest.mark.parametrize("detector", ["rtdetr", "yolo_seg", *SLOW])
+@pytest.mark.parametrize("detector", ["rtdetr", "yolo_seg", "rtdetr_v2", "deeplabv3"])
 def test_same_seed_same_bytes_and_a_killed_run_resumes_to_them(factory, monkeypatch, detector):
     assert train(detector, "copy_paste") == 0
     whole = contents(f"data/models/{detector}/copy_paste")
@@ -130,7 +129,6 @@ def test_same_seed_same_bytes_and_a_killed_run_resumes_to_them(factory, monkeypa
     assert contents("again") == whole
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["rtdetr_v2", "deeplabv3"])
 def test_detectors_without_weights_of_their_own_train_and_are_scored(factory, detector):
     document = yaml.safe_load(Path("params.yaml").read_text())

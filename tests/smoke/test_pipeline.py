@@ -21,6 +21,8 @@ from pipeline.records import read_manifest
 from pipeline.shards import read_shard
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 CHANGES = {
     "prepare": {"k": 2, "val_parts": 1, "sample": {"seed": 0, "size_px": 64, "parts_per_type": 6, "good_parts": 9}},
     "learn_base": {"crop_px": 32, "crop_side_px": [24, 48], "threads": 1, "adapt": {"steps": 2, "batch": 2}},
@@ -92,7 +94,6 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.slow
 def test_synthetic_photos_equal_the_clean_ones_outside_the_request(done: Path):
     train = done / "data" / "prepared" / "train"
     clean = {sample.id: sample for sample in read_manifest(train, 0)}
@@ -114,7 +115,6 @@ def test_synthetic_photos_equal_the_clean_ones_outside_the_request(done: Path):
             assert sample.origin == "synthetic" and sample.fold == 0
 
 
-@pytest.mark.slow
 def test_labels_are_coco_and_yolo_of_the_changed_region(done: Path):
     for generator in GENERATORS:
         folder = done / "data" / "labelled" / generator / "fold-0"
@@ -128,7 +128,6 @@ def test_labels_are_coco_and_yolo_of_the_changed_region(done: Path):
             assert {p.stem for p in (folder / kind).glob("*.txt")} == stems
 
 
-@pytest.mark.slow
 def test_no_test_part_reaches_a_generator_or_a_label(done: Path):
     parts = {s.part_id for s in read_manifest(done / "data" / "prepared" / "test", 0)}
     train = {s.id: s for s in read_manifest(done / "data" / "prepared" / "train", 0)}
@@ -138,7 +137,6 @@ def test_no_test_part_reaches_a_generator_or_a_label(done: Path):
             assert set(sample.parents) <= set(train)
 
 
-@pytest.mark.slow
 def test_the_report_stands_alone_and_gives_no_verdict_on_one_fold(done: Path):
     page = (done / "reports" / "comparison.html").read_text()
     assert "quick look: no verdict" in page.lower()
@@ -148,14 +146,12 @@ def test_the_report_stands_alone_and_gives_no_verdict_on_one_fold(done: Path):
     assert (done / "reports" / "comparison.md").exists() and (done / "reports" / "comparison.json").exists()
 
 
-@pytest.mark.slow
 def test_same_seed_same_bytes(done: Path, tmp_path: Path):
     again = run_chain(project(tmp_path / "b"))
     for name in ("prepared", "base", "concepts", "candidates", "selected", "labelled"):
         assert digests(done / "data" / name) == digests(again / "data" / name), name
 
 
-@pytest.mark.slow
 def test_a_type_the_data_does_not_have_is_refused_by_name(done: Path, tmp_path: Path):
     targets = done / "data" / "targets.yaml"
     kept = targets.read_text()

@@ -23,6 +23,8 @@ from pipeline.generators.protocol import FitJob, Part, Request, SampleJob
 from pipeline.training import DeviceError
 from tests.diffusion_toy import fit_params, references, request_of, sampling_params, write_base
 
+pytestmark = pytest.mark.slow
+
 LORA = "pytorch_lora_weights.safetensors"
 STOCK = {
     "blend": False,

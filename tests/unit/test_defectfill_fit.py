@@ -51,6 +51,8 @@ from pipeline.shards import PartRecord, RequestRecord
 from pipeline.training import LoopPlan
 from tests.diffusion_toy import SIDE, fit_params, references, request_of, write_base
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -22,6 +22,8 @@ from pipeline.images import read_rgb
 from pipeline.training import DeviceError, LoopPlan
 from tests.diffusion_toy import SIDE, fit_params, references, request_of, sampling_params, write_base
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = {
     "dropout": 0.1,
     "accumulate": 2,

@@ -13,6 +13,8 @@ from pipeline.masks.composite import feathered
 from pipeline.references import Reference
 from tests.diffusion_toy import SIDE, fit_params, references, sampling_params, write_base
 
+pytestmark = pytest.mark.slow
+
 SAME_PLACE = np.array([[1.0, 0, 0], [0, 1.0, 0]])
 
 

@@ -19,6 +19,8 @@ from pipeline.weight_cards import write_weight_card
 from tests.conftest import ROOT
 from tests.diffusion_toy import SIDE, write_base
 
+pytestmark = pytest.mark.slow
+
 
 def params(**changes: object) -> LearnBaseParams:
     section = yaml.safe_load((ROOT / "params.yaml").read_text())["learn_base"]

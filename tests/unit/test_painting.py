@@ -21,6 +21,8 @@ from pipeline.masks.composite import change_size
 from tests.diffusion_toy import SIDE, fit_params, references, request_of, sampling_params, write_base
 from tests.unit.test_concept_interop import LORA, shaken
 
+pytestmark = pytest.mark.slow
+
 PRUNED = {"candidates": 4, "prune": {"after": 0.5, "keep": 2}}
 Answers = list[Synthetic | Dropped]
 

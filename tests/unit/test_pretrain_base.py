@@ -14,6 +14,8 @@ from pipeline.runlog import ClaimError
 from pipeline.training import History
 from pipeline.weight_cards import verified_card
 
+pytestmark = pytest.mark.slow
+
 
 def params(**changes: object) -> PretrainBaseParams:
     fit = {"steps": 2, "batch": 2, "lr": 1e-3}

@@ -19,6 +19,8 @@ from pipeline.generators.defectfill.sample import DefectFillSampler
 from pipeline.generators.protocol import FitJob, SampleJob
 from tests.diffusion_toy import fit_params, references, request_of, sampling_params, write_sd2
 
+pytestmark = pytest.mark.slow
+
 PIXELS = 16 * 8
 """Latents of 16 through a VAE of factor 8; 64 and 512 px in the real one."""
 

@@ -34,6 +34,8 @@ from pipeline.stages.synthesize import synthesize
 from pipeline.wanted import read_targets
 from tests.synthesis_toy import OF_A_TYPE, SHARDS, TYPES, digests, params, selection, write_data
 
+pytestmark = pytest.mark.slow
+
 GENERATORS = ("copy_paste", "defectfill")
 
 
@@ -242,7 +244,6 @@ def hungry(fits: int, error: Callable[[], object], monkeypatch: pytest.MonkeyPat
     return opened
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("error", [no_memory_on_the_chip, no_memory_in_the_host, no_memory_for_python])
 def test_out_of_memory_halves_the_micro_batch_for_the_whole_run(error: Callable, data: Path, monkeypatch: pytest.MonkeyPatch):
     opened = hungry(1, error, monkeypatch)

@@ -251,6 +251,7 @@ def test_a_scale_of_windows_that_is_not_larger_is_refused():
         TrainParams(**{**section, "tiling": {"photo_px": 320, "overlap": 0.25, "whole_share": 0.5}})
 
 
+@pytest.mark.slow
 def test_a_detector_learns_in_windows_and_its_card_says_so(tmp_path: Path):
     label = load_section("label", LabelParams, ROOT / "params.yaml")
     changes = {"steps": 2, "validate_every": 2, "image_px": 64, "threads": 1, "warmup_steps": 0}
