@@ -111,18 +111,20 @@ def augmenter(recipe: Recipe, drawn_boxes: bool) -> Callable[[Example, int], Exa
     A target is dropped when less than a fifth of its box stays in the picture, or nothing of its mask. Boxes that are tight
     around masks are taken anew from the moved masks. Boxes that annotators drew with a margin are moved by `base`, which turns
     nothing; `classical` takes them around the moved mask and margin. The box around the corners of one turned by 30 degrees would
-    have 1.9 times its area, and a detector that learns such boxes draws them.
+    have 1.9 times its area, and a detector that learns such boxes draws them. A grey picture stays grey: what is drawn for each
+    channel, as noise is, is drawn once.
     """
     pipeline = compose(recipe)
     outlined = drawn_boxes and recipe == "classical"
 
     def apply(example: Example, seed: int) -> Example:
         height, width = example.picture.shape[:2]
+        grey = bool((example.picture == example.picture[..., :1]).all())
         pipeline.set_random_seed(seed % 2**32)
         masks = [t.mask for t in example.targets]
         outlines = [_outline(t) for t in example.targets] if outlined else []
         moved = pipeline(
-            image=example.picture,
+            image=example.picture[..., 0] if grey else example.picture,
             masks=[mask.astype(np.uint8) for mask in (*masks, *outlines)] or [np.zeros((height, width), np.uint8)],
             bboxes=np.array([_relative(t.box, height, width) for t in example.targets]).reshape(-1, 4),
             index=list(range(len(example.targets))),
@@ -135,6 +137,7 @@ def augmenter(recipe: Recipe, drawn_boxes: bool) -> Callable[[Example, int], Exa
             around = kept[len(masks) + index] if outlined else kept[index]
             own = _absolute(box, *shape) if drawn_boxes and not outlined else mask_to_box(around)
             targets.append(Target(example.targets[index].category, own, kept[index]))
-        return Example(moved["image"], tuple(targets), example.fit)
+        picture = np.repeat(moved["image"][..., None], 3, axis=2) if grey else moved["image"]
+        return Example(picture, tuple(targets), example.fit)
 
     return apply

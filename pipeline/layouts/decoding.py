@@ -64,7 +64,7 @@ def decode(source: Path | Picture, white: int | None = None) -> Decoded:
         orientation, stored = _orientation(opened), _stored_size(opened)
         opened.load()
         conversions = [f"turned upright (EXIF orientation {orientation})"] if orientation != 1 else []
-        image = ImageOps.exif_transpose(opened)
+        image = ImageOps.exif_transpose(opened) if orientation != 1 else opened  # it copies even what it does not turn
         if image.mode == "F":
             raise ValueError("floating-point picture, its white is unknown; save it with 8 or 16 bits")
         if deep or image.mode.startswith("I"):

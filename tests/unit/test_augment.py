@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,6 +30,15 @@ def test_same_seed_same_bytes_in_any_order(recipe):
         assert [t.box for t in a.targets] == [t.box for t in b.targets]
     assert np.array_equal(first[1].picture, other.picture)
     assert not np.array_equal(first[0].picture, first[1].picture)
+
+
+@pytest.mark.parametrize("recipe", ["base", "classical"])
+def test_a_grey_picture_stays_grey_and_a_coloured_one_coloured(recipe):
+    apply, coloured = augmenter(recipe, drawn_boxes=False), example()
+    grey = replace(coloured, picture=np.repeat(coloured.picture[..., :1], 3, axis=2))
+    seen = [apply(grey, seed).picture for seed in range(40)]
+    assert all(picture.shape[2:] == (3,) and (picture == picture[..., :1]).all() for picture in seen)
+    assert all((picture != picture[..., :1]).any() for picture in (apply(coloured, seed).picture for seed in range(5)))
 
 
 @pytest.mark.parametrize("recipe", ["base", "classical"])

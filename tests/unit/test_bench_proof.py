@@ -66,11 +66,11 @@ def test_what_was_done_by_hand_in_a_copy_is_said_beside_its_result(tmp_path: Pat
     assert told is not None and told["note"] == "labels are of commit abc"
 
 
-def leave(work: Path, name: str, records: dict[int, MatchRecord]) -> None:
-    """What a finished study of real photos leaves in its copy."""
+def leave(work: Path, name: str, records: dict[int, MatchRecord], arm: str = "real") -> None:
+    """What a finished study of one arm leaves in its copy."""
     comparison = {"detectors": {"rtdetr": {}}}
     for fold, one in records.items():
-        write_record(work / name / "reports/eval" / MATCHES / record_name("rtdetr", "real", fold), one)
+        write_record(work / name / "reports/eval" / MATCHES / record_name("rtdetr", arm, fold), one)
     (work / name / "reports/eval/metrics.json").write_text("{}")
     (work / name / "reports/comparison.json").write_text(json.dumps(comparison))
     write_params(name)
@@ -93,6 +93,26 @@ def test_a_study_is_compared_with_one_whose_copy_is_gone(tmp_path: Path, monkeyp
     leave(tmp_path / "work", "magnetic_tile-real", none_found)
     shutil.rmtree(tmp_path / "work" / "magnetic_tile-real")
     assert found() == {"study": "magnetic_tile-real", "rtdetr": [1.0, 1.0, 1.0]}
+
+
+def test_the_bar_asks_for_a_gain_over_the_baseline_as_it_was_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(proof, "WORK", tmp_path / "work")
+    monkeypatch.setattr(proof, "FOLDER", tmp_path / "kept")
+
+    def gains() -> list[tuple[float, float, str]]:
+        rows = proof.bars({name: study(0.12, 0.05) for name in proof.MEANT})
+        found = [row for row in rows if row["name"].startswith("magnetic_tile-steps2400,") and "minus classical" in row["name"]]
+        return [(row["value"], row["bar"], row["reference"]) for row in found]
+
+    found, missed = ({fold: record(finds=hit) for fold in (0, 1)} for hit in (True, False))
+    leave(tmp_path / "work", "magnetic_tile-steps2400", found, "defectfill")
+    assert gains() == [(0.12, 0.03, "arm classical, same folds"), (0.05, 0, "arm classical")]
+    # As good as the learned arm, where it was 12 points behind before it was mended.
+    leave(tmp_path / "work", "magnetic_tile-classical", found, "classical")
+    now = "arm classical of magnetic_tile-classical"
+    assert gains() == [(0.0, 0.03, f"{now}, same folds"), (0.0, 0, now)]
+    leave(tmp_path / "work", "magnetic_tile-classical", missed, "classical")
+    assert gains()[0][0] == 1.0
 
 
 def test_a_copy_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
