@@ -41,12 +41,16 @@ MEANT = {
 FOLDS = (0, 1, 2)
 GAINS = {"real": 0.10, "classical": 0.03}
 """What the best learned arm has to gain, in mAP50, over the baselines."""
-MENDED = {"magnetic_tile-steps2400": ("classical", "magnetic_tile-classical")}
+MENDED = {
+    "magnetic_tile-steps2400": ("classical", "magnetic_tile-classical"),
+    "magnetic_tile-yolo_seg-steps2400": ("classical", "magnetic_tile-yolo_seg-classical"),
+}
 """Studies one of whose baselines was trained before it was mended, and the study with it as it is now, which the bars ask for."""
 COMPARED = {
     "magnetic_tile-real-all": ("real", "magnetic_tile-real"),
     "magnetic_tile-windows": ("real", "magnetic_tile-real"),
     "magnetic_tile-classical": ("classical", "magnetic_tile-steps2400"),
+    "magnetic_tile-yolo_seg-classical": ("classical", "magnetic_tile-yolo_seg-steps2400"),
 }
 """Studies one of whose arms is compared with the same of another on the same test photos: more parts, another recipe, a mend."""
 RECORDS = "records"
@@ -72,8 +76,6 @@ WINDOWS = {"train.tiling": "{photo_px: 512, overlap: 0.25, whole_share: 0.5}"}
 # What the same detector reaches with all the real defects there are, which a user with K parts does not have: a yardstick for
 # what synthetic defects could gain.
 EVERY_PART = 1000
-REAL_ALONE = ("prepare", "train@rtdetr-real", "evaluate")
-CLASSICAL_ALONE = ("prepare", "train@rtdetr-classical", "evaluate")
 # As profile `proof` was when these studies were made.
 SHORT = {
     "synthesize.defectfill.candidates": "3",
@@ -111,6 +113,12 @@ def _tiles(k: int, wanted: int, settings: Mapping[str, str], **lists: Sequence[s
     return Study("magnetic-tile", "magnetic_tile", own, lists, wanted)
 
 
+def _alone(arm: str, detector: str, k: int = 5) -> Study:
+    """One arm of real photos on tiles, to be compared with that of another study."""
+    study = _tiles(k, 300, {**RECIPE, **LONGER}, detectors=[detector])
+    return replace(study, stages=("prepare", f"train@{detector}-{arm}", "evaluate"))
+
+
 def _boards(wanted: int, settings: Mapping[str, str], **lists: Sequence[str]) -> Study:
     return Study("deep-pcb", "deep_pcb", {"prepare.k": "10", **settings}, lists, wanted)
 
@@ -121,10 +129,11 @@ STUDIES = {
     "magnetic_tile-windows": _tiles(5, 300, {**RECIPE, **WINDOWS}, detectors=["rtdetr"]),
     "magnetic_tile-yolo_seg": _tiles(5, 300, RECIPE, detectors=["yolo_seg"]),
     "magnetic_tile-yolo_seg-steps2400": _tiles(5, 300, TILES, detectors=["yolo_seg"]),
-    "magnetic_tile-real": replace(_tiles(5, 300, {**RECIPE, **LONGER}, detectors=["rtdetr"]), stages=REAL_ALONE),
-    "magnetic_tile-real-all": replace(_tiles(EVERY_PART, 300, {**RECIPE, **LONGER}, detectors=["rtdetr"]), stages=REAL_ALONE),
+    "magnetic_tile-real": _alone("real", "rtdetr"),
+    "magnetic_tile-real-all": _alone("real", "rtdetr", EVERY_PART),
     # Strong augmentation put coloured noise on grey photos when the other studies were made.
-    "magnetic_tile-classical": replace(_tiles(5, 300, {**RECIPE, **LONGER}, detectors=["rtdetr"]), stages=CLASSICAL_ALONE),
+    "magnetic_tile-classical": _alone("classical", "rtdetr"),
+    "magnetic_tile-yolo_seg-classical": _alone("classical", "yolo_seg"),
     # A synthetic board has seven defects: 50 a type fill 42 boards, 300 fill 260.
     "deep_pcb": _boards(300, BOARDS, detectors=["rtdetr"]),
     "deep_pcb-steps2400": _boards(300, {**BOARDS, **LONGER}, detectors=["rtdetr"]),
