@@ -110,7 +110,8 @@ def write_synthetic(data: Path, fold: int, clean: np.ndarray, result: np.ndarray
         selected, [Sample("s1", "images/s1.png", "masks/s1.png", "hole", "p1", "train", fold, "synthetic", ("g1", "ref"))]
     )
     write_json(selected / "card.json", {"perceptual": "base", "kept": 1})
-    write_candidates(data / "candidates" / "defectfill" / f"fold-{fold}", selected, clean[:16, :16], mask[24:40, 16:32])
+    crops = (picture[24:40, 16:32] for picture in (clean, result, mask))
+    write_candidates(data / "candidates" / "defectfill" / f"fold-{fold}", selected, *crops)
     coco = {
         "images": [{"id": 1, "file_name": "images/s1.png"}],
         "annotations": [{"image_id": 1, "bbox": [20, 30, 10, 4]}],
@@ -121,7 +122,7 @@ def write_synthetic(data: Path, fold: int, clean: np.ndarray, result: np.ndarray
     write_png(labelled / "images" / "s1.png", result)
 
 
-def write_candidates(folder: Path, selected: Path, clean: np.ndarray, mask: np.ndarray) -> None:
+def write_candidates(folder: Path, selected: Path, clean: np.ndarray, kept: np.ndarray, mask: np.ndarray) -> None:
     """A request with two candidates, the second kept."""
     request = RequestRecord(
         "fold-0-00000-0-hole",
@@ -131,7 +132,7 @@ def write_candidates(folder: Path, selected: Path, clean: np.ndarray, mask: np.n
         (PartRecord("hole", "affine", "ref#0", ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))),),
     )
     folder.mkdir(parents=True)
-    write_shard(folder / "shard-0000.tar", [Candidates(request, (mask,), (clean + 1, clean + 30), (mask, mask), True)])
+    write_shard(folder / "shard-0000.tar", [Candidates(request, (mask,), (clean + 1, kept), (mask, mask), True)])
     shared = {"request": request.id, "shard": "shard-0000.tar", "defect": "hole", "clean": "g1", "references": ("ref#0",)}
     scores = {"score": 1.5, "changed_share": 0.75, "label_iou": 0.5, "nearest_reference": "ref#0", "reference_distance": 0.625}
     fates = [("changed too little of the mask", None), ("kept", "s1")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -83,6 +84,17 @@ def paste_window(photo: NDArray[np.generic], patch: NDArray[np.generic], window:
     x0, y0 = max(0, window.x0), max(0, window.y0)
     x1, y1 = min(width, window.x0 + window.side), min(height, window.y0 + window.side)
     photo[y0:y1, x0:x1] = patch[y0 - window.y0 : y1 - window.y0, x0 - window.x0 : x1 - window.x0]
+
+
+def put_back(photo: Picture, crops: Iterable[tuple[Picture, Window]]) -> Picture:
+    """A copy of an (H, W, 3) photo with crops of it, (side, side, 3), put back where they were cut.
+
+    Crops may overlap: of each only what differs from the photo is put back, over what those before it changed.
+    """
+    image = photo.copy()
+    for crop, window in crops:
+        paste_window(image, np.where(crop != read_window(photo, window), crop, read_window(image, window)), window)
+    return image
 
 
 def warp_picture(picture: Picture, affine: NDArray[np.float64], side: int) -> Picture:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.images import Mask, read_mask, read_rgb
-from pipeline.masks.crops import mask_bounds
+from pipeline.images import Picture, read_rgb
+from pipeline.masks.crops import Window, put_back
 from pipeline.records import Sample
 from pipeline.runlog import digest
-
-UNTOUCHED = 0.5
-"""Least share of the pixels away from the labels that are the training photo's own. With `synthesize` nearly all are; two photos
-of one part under one light agree in a few percent."""
-AWAY = 0.5
-"""How far from the box around all labels "away" begins, as a share of its longer side: a request is wider than what changed."""
-LEAST_PIXELS = 0.01
-"""Where less of the photo is away, its pixels prove nothing."""
+from pipeline.shards import CandidateFate, read_scenes
 
 
 class ProvenanceError(ValueError):
     """A synthetic sample was not made from training photos of its fold."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """What three stages wrote of one generator and fold: `selected` holds the manifest, detectors read `labelled`."""
+
+    candidates: Path
+    selected: Path
+    labelled: Path
 
 
 def check_parents(name: str, made: Sequence[Sample], samples: Sequence[Sample]) -> int:
@@ -43,43 +44,47 @@ def check_parents(name: str, made: Sequence[Sample], samples: Sequence[Sample]) 
     return len(made)
 
 
-def check_pixels(name: str, made: Sequence[Sample], selected: Path, labelled: Path, clean: Mapping[str, Path]) -> int:
-    """Whether each synthetic image is what it says: the file `select` wrote, and the training photo away from its labels.
+def check_pixels(
+    name: str, made: Sequence[Sample], fates: Iterable[CandidateFate], folders: Folders, clean: Mapping[str, Path]
+) -> None:
+    """Whether each synthetic image is, to the last pixel, its training photo with the candidates in it that `select` kept.
 
-    A test photo planted among them, under whatever name, is neither, and one beside them is none that `select` wrote. Readings of
-    the pixels are exact, so no threshold on likeness is needed.
+    So a test photo planted among them stops the report under whatever name, however much of a photo the labels cover; one
+    planted beside them is none that `select` wrote. That candidates are what `synthesize` painted is not looked at here.
 
     Args:
         name: Of the generator.
         made: Synthetic samples of one fold.
-        selected: Folder of their manifest.
-        labelled: Folder of the labelled set, which detectors read: the images that its annotations.json names.
+        fates: What became of the fold's candidates.
+        folders: Of the fold.
         clean: Training photos by id.
-
-    Returns:
-        Images with too few pixels away from their labels to tell.
 
     Raises:
         ProvenanceError: Naming an image that is something else.
     """
-    by_image: dict[str, list[Sample]] = {}
-    for sample in made:
-        by_image.setdefault(sample.image, []).append(sample)
-    unknown, way_out = 0, f"delete {selected} and {labelled} and run `dvc repro`"
+    parents = {sample.image: sample.parents[0] for sample in made}
+    selected, labelled = folders.selected, folders.labelled
+    way_out = f"delete {selected} and {labelled} and run `dvc repro`"
     document = json.loads((labelled / "annotations.json").read_text(encoding="utf-8"))
-    if strange := sorted({image["file_name"] for image in document["images"]} - by_image.keys()):
+    if strange := sorted({image["file_name"] for image in document["images"]} - parents.keys()):
         raise ProvenanceError(f"{name}: {labelled / strange[0]} is none of the images that `select` kept; {way_out}")
-    for image, samples in sorted(by_image.items()):
+    for image in sorted(parents):
         if (selected / image).read_bytes() != (labelled / image).read_bytes():
             raise ProvenanceError(f"{name}: {labelled / image} is not the file that `select` wrote; {way_out}")
-        share = _untouched(image, samples, selected, clean)
-        unknown += share is None
-        if share is not None and share < UNTOUCHED:
+    expected = {Path(image).stem: image for image in parents}
+    for stem, photo, image in _put_together(fates, folders.candidates, clean):
+        if stem not in expected:
+            continue
+        file = expected.pop(stem)
+        differing = _differing(read_rgb(selected / file), image)
+        if photo != parents[file] or differing:
             raise ProvenanceError(
-                f"{name}: {selected / image} is not {samples[0].parents[0]}, the training photo it names: away from "
-                f"its labels {share:.0%} of the pixels are the same, expected {UNTOUCHED:.0%} at least; {way_out}"
+                f"{name}: {selected / file} is not {parents[file]}, the training photo it names, with the candidates that were "
+                f"kept: {differing:.3g}% of the pixels differ, expected none; {way_out}"
             )
-    return unknown
+    if expected:
+        missing = sorted(expected.values())[0]
+        raise ProvenanceError(f"{name}: no candidate was kept for {selected / missing}; {way_out}")
 
 
 def check_learned_from(read: Mapping[str, str], data: Path) -> None:
@@ -101,20 +106,25 @@ def check_learned_from(read: Mapping[str, str], data: Path) -> None:
         )
 
 
-def _untouched(image: str, samples: Sequence[Sample], selected: Path, clean: Mapping[str, Path]) -> float | None:
-    """Share of the pixels away from the labels that equal the training photo's; None where there are too few."""
-    picture, photo = read_rgb(selected / image), read_rgb(clean[samples[0].parents[0]])
-    if picture.shape != photo.shape:
-        return 0.0
-    changed = np.logical_or.reduce([read_mask(selected / sample.mask) for sample in samples if sample.mask is not None])
-    away = _away_from(changed)
-    return None if away.mean() < LEAST_PIXELS else float((picture == photo).all(axis=2)[away].mean())
+def _put_together(
+    fates: Iterable[CandidateFate], candidates: Path, clean: Mapping[str, Path]
+) -> Iterator[tuple[str, str, Picture]]:
+    """Stem, id of the clean photo and pixels of every image that kept candidates make, one scene in memory at a time."""
+    kept: dict[str, dict[str, list[tuple[str, int]]]] = {}
+    for fate in fates:
+        if fate.sample is not None:
+            kept.setdefault(fate.shard, {}).setdefault(fate.request, []).append((fate.sample, fate.number))
+    for shard, of_request in sorted(kept.items()):
+        for scene in read_scenes(candidates / shard):
+            crops: dict[str, list[tuple[Picture, Window]]] = {}
+            for entry in scene:
+                for stem, number in of_request.get(entry.request.id, ()):
+                    crops.setdefault(stem, []).append((entry.images[entry.numbers.index(number)], entry.request.window))
+            photo = scene[0].request.clean
+            for stem, found in sorted(crops.items()):
+                yield stem, photo, put_back(read_rgb(clean[photo]), found)
 
 
-def _away_from(changed: Mask) -> Mask:
-    """Pixels outside the box around an (H, W) mask, grown on all sides."""
-    x0, y0, x1, y1 = mask_bounds(changed)
-    grow = round(AWAY * max(x1 - x0, y1 - y0))
-    away = np.ones(changed.shape, bool)
-    away[max(0, y0 - grow) : y1 + grow, max(0, x0 - grow) : x1 + grow] = False
-    return away
+def _differing(one: Picture, other: Picture) -> float:
+    """Percentage of the pixels that differ; 100 where the sizes do."""
+    return 100.0 if one.shape != other.shape else 100 * float((one != other).any(axis=2).mean())

@@ -38,7 +38,6 @@ class GeneratorPage:
     Attributes:
         name: Of the generator.
         made: Synthetic samples of all folds, each made from training photos alone.
-        unknown: Images whose labels leave too few pixels to compare with the training photo.
         fates: How many candidates of all folds were kept, and refused for which reason.
         facts: Of its cards.
         rows: Samples.
@@ -47,7 +46,6 @@ class GeneratorPage:
 
     name: str
     made: int
-    unknown: int
     fates: tuple[tuple[str, int], ...]
     facts: tuple[tuple[str, str], ...]
     rows: tuple[GalleryRow, ...]

@@ -24,7 +24,7 @@ from pipeline.reporting.pictures import (
     spread_over_types,
 )
 from pipeline.reporting.plots import mean_curves, metric_summary, write_plots
-from pipeline.reporting.provenance import check_learned_from, check_parents, check_pixels
+from pipeline.reporting.provenance import Folders, check_learned_from, check_parents, check_pixels
 from pipeline.reporting.render import BeforeAfter, GeneratorPage, Page, order_generators, render_html, render_markdown
 from pipeline.reporting.sweeps import of_this_data, read_sweeps, sweep_pages
 from pipeline.shards import CandidateFate, Candidates, read_fates, read_shard
@@ -113,24 +113,24 @@ def _detector_pictures(described: Mapping[str, Any], folder: Path) -> BeforeAfte
 def _generator(name: str, data: Path, card: DatasetCard, samples: Sequence[Sample], params: ReportParams) -> GeneratorPage:
     """Facts and counts of every fold, and galleries of the first fold."""
     facts: list[tuple[str, str]] = []
-    made, unknown, fates = 0, 0, Counter[str]()
+    made, fates = 0, Counter[str]()
     for fold in card.folds:
         prefix = f"fold {fold}: " if len(card.folds) > 1 else ""
         for stage in ("candidates", "selected", "labelled"):
             file = data / stage / name / fold_name(fold) / "card.json"
             values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
             facts += [(f"{prefix}{stage}.{key}", value) for key, value in flatten(values)]
-        selected = data / "selected" / name / fold_name(fold)
-        of_fold = [sample for sample in samples if sample.fold == fold]
-        made += check_parents(name, _made(selected), of_fold)
+        folders = Folders(*(data / stage / name / fold_name(fold) for stage in ("candidates", "selected", "labelled")))
+        of_fold, of_generator = [sample for sample in samples if sample.fold == fold], _made(folders.selected)
+        made += check_parents(name, of_generator, of_fold)
         clean = {sample.id: data / "prepared" / "train" / sample.image for sample in of_fold}
-        unknown += check_pixels(name, _made(selected), selected, data / "labelled" / name / fold_name(fold), clean)
-        fates += Counter(fate.fate for fate in read_fates(selected))
+        check_pixels(name, of_generator, read_fates(folders.selected), folders, clean)
+        fates += Counter(fate.fate for fate in read_fates(folders.selected))
     shown = min(card.folds)
     clean = {sample.id: data / "prepared" / "train" / sample.image for sample in samples if sample.fold == shown}
     rows = _gallery(name, data, shown, clean, params.gallery_rows)
     candidates = _candidates(name, data, shown, clean, params.candidate_rows)
-    return GeneratorPage(name, made, unknown, tuple(sorted(fates.items())), tuple(facts), rows, candidates)
+    return GeneratorPage(name, made, tuple(sorted(fates.items())), tuple(facts), rows, candidates)
 
 
 def _made(folder: Path) -> list[Sample]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.diffusion.components import load_vae
 from pipeline.images import Mask, Picture, read_rgb, write_png
 from pipeline.masks.composite import divided
-from pipeline.masks.crops import paste_window, read_window
+from pipeline.masks.crops import paste_window, put_back, read_window
 from pipeline.params import SelectParams
 from pipeline.records import Sample, fold_name, read_card, write_json, write_manifest
 from pipeline.references import sample_of
@@ -237,17 +237,11 @@ def _photo_name(request: RequestRecord, real: RealSide, rank: int) -> str:
 
 def _write(chosen: Sequence[tuple[Candidates, int]], rank: int, photo: Picture, real: RealSide, folder: Path) -> list[Sample]:
     """Put candidates back into their photo, and write it and a mask a type; every other pixel stays the photo's."""
-    image = photo.copy()
+    image = put_back(photo, ((entry.images[place], entry.request.window) for entry, place in chosen))
     masks: dict[str, Mask] = {}
     parents: dict[str, list[str]] = {}
     for entry, place in chosen:
         window, parts = entry.request.window, entry.request.parts
-        # Crops of one scene may overlap: only what differs is put back.
-        paste_window(
-            image,
-            np.where((entry.images[place] != read_window(photo, window)), entry.images[place], read_window(image, window)),
-            window,
-        )
         for part, own in zip(parts, divided(entry.changed[place], entry.masks), strict=True):
             whole = np.zeros(photo.shape[:2], bool)
             paste_window(whole, own, window)

@@ -109,7 +109,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.masks": FOUNDATION,
     "pipeline.similarity": (*FOUNDATION, "pipeline.masks"),
     "pipeline.matches": (),
-    "pipeline.reporting": (*FOUNDATION, "pipeline.masks.crops", "pipeline.matches", "pipeline.runlog"),
+    "pipeline.reporting": (*FOUNDATION, "pipeline.masks.crops", "pipeline.matches", "pipeline.runlog", "pipeline.shards"),
     "pipeline.diffusion": (*FOUNDATION, *LOOP, "pipeline.masks"),
     "pipeline.pretraining": (*FOUNDATION, *LOOP, "pipeline.masks", "pipeline.procedural", "pipeline.diffusion"),
     "pipeline.generators": (),
