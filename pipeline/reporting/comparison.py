@@ -283,8 +283,8 @@ def verdict(folds: Sequence[int], detectors: Mapping[str, Mapping[str, Any]], co
         "headline": "; ".join(words) or "no learned generator was tested",
         "reason": f"{len(folds)} folds, each with its own seed. "
         f"A generator helps if box mAP50 rises over `real` and over `classical`, both for sure at {100 * confidence:.10g}%; it "
-        "hurts if box mAP50 falls below `real` for sure; else there is no evidence. Its arm, with or without strong "
-        "augmentation, was chosen on val.",
+        "hurts if box mAP50 falls below `real` for sure; else there is no evidence. Of its arms, with and without strong "
+        "augmentation, the one is taken that is better on val.",
         "lines": lines,
     }
 

@@ -97,7 +97,8 @@ def tested(data: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     return (
         f"{detectors} learned from at most {most} real parts of each defect type, with and without synthetic defects, "
         f"and then had to find {defects} real defects on {photos - good} photos, among {good} photos of {good_parts} good parts. "
-        "No detector, generator or threshold behind this answer had seen any of these parts."
+        "In each split no detector, generator or threshold had seen the parts that were tested. Settings that somebody changed "
+        "after a look at such scores are not allowed for."
     )
 
 
@@ -142,9 +143,9 @@ def _statement(
         "no evidence": f"That may be chance. It does not show that there is no gain: with so few parts and trainings, a gain "
         f"over both of less than about {smallest} points would often go unseen.",
     }[word]
-    note = (
-        f"Judged by arm {arm}, chosen on val. Smallest gain over both that this test finds four times in five: {smallest} points."
-    )
+    own = [name for name in (generator, generator + COMBINED) if name in result["arms"]]
+    how = "chosen on val" if len(own) > 1 else "the only one of this generator that was trained"
+    note = f"Judged by arm {arm}, {how}. Smallest gain over both that this test finds four times in five: {smallest} points."
     return Statement(detector, generator, word, text + meaning, note)
 
 

@@ -252,20 +252,20 @@ def bars(found: Mapping[str, Mapping[str, Any] | None]) -> list[dict[str, Any]]:
         for baseline, least in GAINS.items():
             told = gaps.get(baseline, {"mean": None, "low": None})
             mean, low, against = told["mean"], told["low"], f"arm {baseline}"
-            mended = _minus_mended(name, detector, baseline, scores.get("best_arm"))
-            if mended is not None:
-                mean, low, against = mended[0], mended[1], f"{against} of {MENDED[name][1]}"
+            if MENDED.get(name, ("",))[0] == baseline:
+                against = f"{against} of {MENDED[name][1]}"
+                mean, low = _minus_mended(name, detector, baseline, scores.get("best_arm"))
             what = f"{name}, {detector}: box mAP50 of the best learned arm ({scores.get('best_arm')}) minus {baseline}"
             rows.append(bar(what, mean, least, "higher", f"{against}, same folds", COMMAND))
             rows.append(bar(f"{what}, lower end of the 95 % interval", low, 0, "higher", against, COMMAND))
     return rows
 
 
-def _minus_mended(name: str, detector: str, baseline: str, arm: str | None) -> list[float] | None:
-    """The gap of a study's arm to a baseline that was mended and trained anew since; None where there is none."""
-    if arm is None or MENDED.get(name, (None,))[0] != baseline:
-        return None
-    return gap(records(name, detector, arm), records(MENDED[name][1], detector, baseline))
+def _minus_mended(name: str, detector: str, baseline: str, arm: str | None) -> tuple[float | None, float | None]:
+    """Mean and lower end of the gap of a study's arm to a baseline that was trained anew after a mend; None where it was not."""
+    new = records(MENDED[name][1], detector, baseline)
+    found = gap(records(name, detector, arm), new) if arm is not None else None
+    return (None, None) if found is None else (found[0], found[1])
 
 
 def main() -> int:

@@ -99,17 +99,17 @@ def test_the_bar_asks_for_a_gain_over_the_baseline_as_it_was_mended(tmp_path: Pa
     monkeypatch.setattr(proof, "WORK", tmp_path / "work")
     monkeypatch.setattr(proof, "FOLDER", tmp_path / "kept")
 
-    def gains() -> list[tuple[float, float, str]]:
+    def gains() -> list[tuple[float | None, float, str]]:
         rows = proof.bars({name: study(0.12, 0.05) for name in proof.MEANT})
         found = [row for row in rows if row["name"].startswith("magnetic_tile-steps2400,") and "minus classical" in row["name"]]
         return [(row["value"], row["bar"], row["reference"]) for row in found]
 
     found, missed = ({fold: record(finds=hit) for fold in (0, 1)} for hit in (True, False))
     leave(tmp_path / "work", "magnetic_tile-steps2400", found, "defectfill")
-    assert gains() == [(0.12, 0.03, "arm classical, same folds"), (0.05, 0, "arm classical")]
+    now = "arm classical of magnetic_tile-classical"
+    assert gains() == [(None, 0.03, f"{now}, same folds"), (None, 0, now)]
     # As good as the learned arm, where it was 12 points behind before it was mended.
     leave(tmp_path / "work", "magnetic_tile-classical", found, "classical")
-    now = "arm classical of magnetic_tile-classical"
     assert gains() == [(0.0, 0.03, f"{now}, same folds"), (0.0, 0, now)]
     leave(tmp_path / "work", "magnetic_tile-classical", missed, "classical")
     assert gains()[0][0] == 1.0

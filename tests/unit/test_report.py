@@ -386,6 +386,11 @@ def test_a_study_is_told_in_words_with_its_intervals_and_what_it_could_not_see(s
     assert nothing.text.endswith(f"a gain over both of less than about {100 * smallest:.1f} points would often go unseen.")
     assert helps.text in texts["html"]
     assert nothing.text in texts["html"]
+    assert helps.sure.startswith("Judged by arm defectfill_classical, chosen on val. ")
+    # Where the other arm was not trained, nothing was chosen.
+    del found["detectors"]["rtdetr"]["arms"]["defectfill"]
+    alone = wording.statements(found)[0]
+    assert alone.sure.startswith("Judged by arm defectfill_classical, the only one of this generator that was trained. ")
 
 
 def test_a_study_shows_what_escapes(study: Path):
