@@ -142,6 +142,7 @@ STUDIES = {
     "deep_pcb-share0.25": _boards(300, {**BOARDS, "mix.share": "0.25"}, detectors=["rtdetr"], generators=["defectfill"]),
     "deep_pcb-share0.75": _boards(300, {**BOARDS, "mix.share": "0.75"}, detectors=["rtdetr"], generators=["defectfill"]),
     "magnetic_tile-k2": _tiles(2, 50, SHORT, detectors=["rtdetr"], generators=["defectfill"]),
+    "magnetic_tile-k5": _tiles(5, 50, SHORT, detectors=["rtdetr"], generators=["defectfill"]),
     "magnetic_tile-k10": _tiles(10, 50, SHORT, detectors=["rtdetr"], generators=["defectfill"]),
 }
 
