@@ -97,8 +97,8 @@ def tested(data: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
     return (
         f"{detectors} learned from at most {most} real parts of each defect type, with and without synthetic defects, "
         f"and then had to find {defects} real defects on {photos - good} photos, among {good} photos of {good_parts} good parts. "
-        "In each split no detector, generator or threshold had seen the parts that were tested. Nothing here accounts for settings "
-        "that somebody changed after a look at such scores."
+        "In each split no detector, generator or threshold had seen the parts that were tested. Nothing here accounts for "
+        "settings that somebody changed after a look at such scores."
     )
 
 
