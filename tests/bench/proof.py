@@ -113,10 +113,16 @@ def _tiles(k: int, wanted: int, settings: Mapping[str, str], **lists: Sequence[s
     return Study("magnetic-tile", "magnetic_tile", own, lists, wanted)
 
 
-def _alone(arm: str, detector: str, k: int = 5) -> Study:
-    """One arm of real photos on tiles, to be compared with that of another study."""
-    study = _tiles(k, 300, {**RECIPE, **LONGER}, detectors=[detector])
-    return replace(study, stages=("prepare", f"train@{detector}-{arm}", "evaluate"))
+def _only(arm: str, study: Study) -> Study:
+    """One arm of a study of one detector, to be compared with those of other studies."""
+    (detector,) = study.lists["detectors"]
+    if arm in GAINS:
+        return replace(study, stages=("prepare", f"train@{detector}-{arm}", "evaluate"))
+    generator = arm.removesuffix("_classical")
+    train = "train_synthetic" if arm == generator else "train_combined"
+    painted = (f"{stage}@{generator}" for stage in ("learn_concept", "synthesize", "select", "label"))
+    stages = ("prepare", "learn_base", *painted, f"{train}@{detector}-{generator}", "evaluate")
+    return replace(study, lists={**study.lists, "generators": [generator]}, stages=stages)
 
 
 def _boards(wanted: int, settings: Mapping[str, str], **lists: Sequence[str]) -> Study:
@@ -129,16 +135,21 @@ STUDIES = {
     "magnetic_tile-windows": _tiles(5, 300, {**RECIPE, **WINDOWS}, detectors=["rtdetr"]),
     "magnetic_tile-yolo_seg": _tiles(5, 300, RECIPE, detectors=["yolo_seg"]),
     "magnetic_tile-yolo_seg-steps2400": _tiles(5, 300, TILES, detectors=["yolo_seg"]),
-    "magnetic_tile-real": _alone("real", "rtdetr"),
-    "magnetic_tile-real-all": _alone("real", "rtdetr", EVERY_PART),
+    "magnetic_tile-real": _only("real", _tiles(5, 300, {**RECIPE, **LONGER}, detectors=["rtdetr"])),
+    "magnetic_tile-real-all": _only("real", _tiles(EVERY_PART, 300, {**RECIPE, **LONGER}, detectors=["rtdetr"])),
     # Strong augmentation put coloured noise on grey photos when the other studies were made.
-    "magnetic_tile-classical": _alone("classical", "rtdetr"),
-    "magnetic_tile-yolo_seg-classical": _alone("classical", "yolo_seg"),
+    "magnetic_tile-classical": _only("classical", _tiles(5, 300, {**RECIPE, **LONGER}, detectors=["rtdetr"])),
+    "magnetic_tile-yolo_seg-classical": _only("classical", _tiles(5, 300, {**RECIPE, **LONGER}, detectors=["yolo_seg"])),
     # A synthetic board has seven defects: 50 a type fill 42 boards, 300 fill 260.
     "deep_pcb": _boards(300, BOARDS, detectors=["rtdetr"]),
     "deep_pcb-steps2400": _boards(300, {**BOARDS, **LONGER}, detectors=["rtdetr"]),
     "deep_pcb-yolo_seg": _boards(300, BOARDS, detectors=["yolo_seg"]),
     "deep_pcb-yolo_seg-steps2400": _boards(300, {**BOARDS, **LONGER}, detectors=["yolo_seg"]),
+    # The boards of `deep_pcb-yolo_seg-steps2400` painted anew, an arm at a time: twelve trainings are twelve hours of a core.
+    **{
+        f"deep_pcb-yolo_seg-{arm}": _only(arm, _boards(300, {**BOARDS, **LONGER}, detectors=["yolo_seg"]))
+        for arm in ("real", "classical", "copy_paste", "defectfill_classical")
+    },
     "deep_pcb-share0.25": _boards(300, {**BOARDS, "mix.share": "0.25"}, detectors=["rtdetr"], generators=["defectfill"]),
     "deep_pcb-share0.75": _boards(300, {**BOARDS, "mix.share": "0.75"}, detectors=["rtdetr"], generators=["defectfill"]),
     "magnetic_tile-k2": _tiles(2, 50, SHORT, detectors=["rtdetr"], generators=["defectfill"]),
