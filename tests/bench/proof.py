@@ -39,6 +39,8 @@ MEANT = {
 }
 """Studies the bars are about, and their detector."""
 FOLDS = (0, 1, 2)
+LEARNED = ("defectfill",)
+"""Generators that learn, of those that `dvc.yaml` names."""
 GAINS = {"real": 0.10, "classical": 0.03}
 """What the best learned arm has to gain, in mAP50, over the baselines."""
 MENDED = {
@@ -122,7 +124,8 @@ def _only(arm: str, study: Study) -> Study:
     train = "train_synthetic" if arm == generator else "train_combined"
     painted = (f"{stage}@{generator}" for stage in ("learn_concept", "synthesize", "select", "label"))
     stages = ("prepare", "learn_base", *painted, f"{train}@{detector}-{generator}", "evaluate")
-    return replace(study, lists={**study.lists, "generators": [generator]}, stages=stages)
+    lists = {**study.lists, "generators": [generator], "learned": [one for one in LEARNED if one == generator]}
+    return replace(study, lists=lists, stages=stages)
 
 
 def _boards(wanted: int, settings: Mapping[str, str], **lists: Sequence[str]) -> Study:
