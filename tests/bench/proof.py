@@ -68,8 +68,8 @@ MANY = {"synthesize.defectfill.candidates": "1", "synthesize.redraws.defectfill"
 RECIPE = {**MANY, "train.steps": "1200", "train.validate_every": "1200"}
 # Defects on boards are smaller: 256 px would leave five of them.
 BOARDS = {**RECIPE, "train.image_px": "320"}
-# On boards beyond K of fold 0 both arms with strong augmentation still rose from 1200 steps to 2400 (docs/results-boards.md). YOLO-seg
-# had hardly learned anything but blowholes of tiles after 1200.
+# On boards beyond K of fold 0 both arms with strong augmentation still rose from 1200 steps to 2400 (docs/results-boards.md).
+# YOLO-seg had hardly learned anything but blowholes of tiles after 1200.
 LONGER = {"train.steps": "2400", "train.validate_every": "2400"}
 # After 150 steps six in ten blowholes of fold 2 came out next to nothing, after 400 one in twenty (docs/results-tiles.md).
 TILES = {**RECIPE, **LONGER, "learn_concept.defectfill.steps": "400"}
