@@ -24,8 +24,10 @@ from typing import Any
 
 import yaml
 
+from detectors.arms import parse_arm
 from flows.copies import CopyError, log_of, open_copy, reproduce_copy, run
 from pipeline.matches import MATCHES, MatchRecord, read_record, record_name
+from pipeline.reporting.comparison import BASELINES
 from tests.bench.bars import FOLDER, bar, work_folder, write_bars
 from tests.bench.gaps import gap
 
@@ -39,8 +41,6 @@ MEANT = {
 }
 """Studies the bars are about, and their detector."""
 FOLDS = (0, 1, 2)
-LEARNED = ("defectfill",)
-"""Generators that learn, of those that `dvc.yaml` names."""
 GAINS = {"real": 0.10, "classical": 0.03}
 """What the best learned arm has to gain, in mAP50, over the baselines."""
 MENDED = {
@@ -78,7 +78,7 @@ WINDOWS = {"train.tiling": "{photo_px: 512, overlap: 0.25, whole_share: 0.5}"}
 # What the same detector reaches with all the real defects there are, which a user with K parts does not have: a yardstick for
 # what synthetic defects could gain.
 EVERY_PART = 1000
-# Without AMX, and with YOLO-seg at 320 px, bf16 takes 1.13 times as long.
+# Without AMX, and with YOLO-seg at 320 px, bf16 was slower (docs/results-boards.md).
 WHOLE = {"train.autocast": "none"}
 # As profile `proof` was when these studies were made.
 SHORT = {
@@ -120,13 +120,13 @@ def _tiles(k: int, wanted: int, settings: Mapping[str, str], **lists: Sequence[s
 def _only(arm: str, study: Study) -> Study:
     """One arm of a study of one detector, to be compared with those of other studies."""
     (detector,) = study.lists["detectors"]
-    if arm in GAINS:
+    generator = parse_arm(arm).generator
+    if generator is None:
         return replace(study, stages=("prepare", f"train@{detector}-{arm}", "evaluate"))
-    generator = arm.removesuffix("_classical")
     train = "train_synthetic" if arm == generator else "train_combined"
     painted = (f"{stage}@{generator}" for stage in ("learn_concept", "synthesize", "select", "label"))
     stages = ("prepare", "learn_base", *painted, f"{train}@{detector}-{generator}", "evaluate")
-    lists = {**study.lists, "generators": [generator], "learned": [one for one in LEARNED if one == generator]}
+    lists = {**study.lists, "generators": [generator], "learned": [] if generator in BASELINES else [generator]}
     return replace(study, lists=lists, stages=stages)
 
 
