@@ -44,10 +44,11 @@ FOLDS = (0, 1, 2)
 GAINS = {"real": 0.10, "classical": 0.03}
 """What the best learned arm has to gain, in mAP50, over the baselines."""
 MENDED = {
-    "magnetic_tile-steps2400": ("classical", "magnetic_tile-classical"),
-    "magnetic_tile-yolo_seg-steps2400": ("classical", "magnetic_tile-yolo_seg-classical"),
+    "magnetic_tile-steps2400": {"classical": "magnetic_tile-classical"},
+    "magnetic_tile-yolo_seg-steps2400": {"classical": "magnetic_tile-yolo_seg-classical"},
 }
-"""Studies one of whose baselines was trained before it was mended, and the study with it as it is now, which the bars ask for."""
+"""Of studies with arms that were trained before something in them was mended, by arm: the study with it as it is now, which the
+bars ask for."""
 COMPARED = {
     "magnetic_tile-real-all": ("real", "magnetic_tile-real"),
     "magnetic_tile-windows": ("real", "magnetic_tile-real"),
@@ -265,24 +266,18 @@ def bars(found: Mapping[str, Mapping[str, Any] | None]) -> list[dict[str, Any]]:
     for name, detector in MEANT.items():
         study = found[name]
         scores = study["comparison"]["detectors"].get(detector, {}) if study is not None else {}
-        gaps = scores.get("differences", {}).get(scores.get("best_arm"), {})
+        best, mended = scores.get("best_arm"), MENDED.get(name, {})
         for baseline, least in GAINS.items():
-            told = gaps.get(baseline, {"mean": None, "low": None})
-            mean, low, against = told["mean"], told["low"], f"arm {baseline}"
-            if MENDED.get(name, ("",))[0] == baseline:
-                against = f"{against} of {MENDED[name][1]}"
-                mean, low = _minus_mended(name, detector, baseline, scores.get("best_arm"))
-            what = f"{name}, {detector}: box mAP50 of the best learned arm ({scores.get('best_arm')}) minus {baseline}"
-            rows.append(bar(what, mean, least, "higher", f"{against}, same folds", COMMAND))
-            rows.append(bar(f"{what}, lower end of the 95 % interval", low, 0, "higher", against, COMMAND))
+            told = scores.get("differences", {}).get(best, {}).get(baseline, {"mean": None, "low": None})
+            mean, low = told["mean"], told["low"]
+            if best is not None and mended.keys() & {best, baseline}:
+                one, other = (records(mended.get(arm, name), detector, arm) for arm in (best, baseline))
+                mean, low, _ = gap(one, other) or (None, None, None)
+            arm, against = (f"{one} of {mended[one]}" if one in mended else str(one) for one in (best, baseline))
+            what = f"{name}, {detector}: box mAP50 of the best learned arm ({arm}) minus {baseline}"
+            rows.append(bar(what, mean, least, "higher", f"arm {against}, same folds", COMMAND))
+            rows.append(bar(f"{what}, lower end of the 95 % interval", low, 0, "higher", f"arm {against}", COMMAND))
     return rows
-
-
-def _minus_mended(name: str, detector: str, baseline: str, arm: str | None) -> tuple[float | None, float | None]:
-    """Mean and lower end of the gap of a study's arm to a baseline that was trained anew after a mend; None where it was not."""
-    new = records(MENDED[name][1], detector, baseline)
-    found = gap(records(name, detector, arm), new) if arm is not None else None
-    return (None, None) if found is None else (found[0], found[1])
 
 
 def main() -> int:

@@ -113,6 +113,11 @@ def test_the_bar_asks_for_a_gain_over_the_baseline_as_it_was_mended(tmp_path: Pa
     assert gains() == [(0.0, 0.03, f"{now}, same folds"), (0.0, 0, now)]
     leave(tmp_path / "work", "magnetic_tile-classical", missed, "classical")
     assert gains()[0][0] == 1.0
+    # The learned arm mended too, and as bad as the baseline now.
+    mended = {"defectfill": "magnetic_tile-windows", "classical": "magnetic_tile-classical"}
+    monkeypatch.setattr(proof, "MENDED", {"magnetic_tile-steps2400": mended})
+    leave(tmp_path / "work", "magnetic_tile-windows", missed, "defectfill")
+    assert gains()[0][0] == 0.0
 
 
 def test_a_copy_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
