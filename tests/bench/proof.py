@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from detectors.arms import parse_arm
 from flows.copies import CopyError, log_of, open_copy, reproduce_copy, run
 from pipeline.matches import MATCHES, MatchRecord, read_record, record_name
 from pipeline.reporting.comparison import BASELINES
+from pipeline.reporting.differences import Difference
+from pipeline.reporting.verdicts import judge
 from tests.bench.bars import FOLDER, bar, work_folder, write_bars
-from tests.bench.gaps import gap
+from tests.bench.gaps import CONFIDENCE, gap, paired
 
 COMMAND = "make bench-proof DATA=<folder with magnetic-tile and deep-pcb>"
 WORK = work_folder("proof")
@@ -260,24 +262,48 @@ def past() -> dict[str, Any]:
     return {name: one for name, one in results.items() if isinstance(one, dict)}
 
 
-def bars(found: Mapping[str, Mapping[str, Any] | None]) -> list[dict[str, Any]]:
-    """Gains of the best learned arm, chosen on val, and the lower ends of their intervals."""
-    rows: list[dict[str, Any]] = []
+def best_of(name: str, detector: str, study: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The best learned arm of a study, chosen on val, against each baseline, and the verdict on it; empty where it has none.
+
+    Arms that were mended since are those of the studies that `of` names.
+    """
+    scores = study["comparison"]["detectors"].get(detector, {}) if study is not None else {}
+    best: str | None = scores.get("best_arm")
+    if best is None:
+        return {}
+    mended = {arm: other for arm, other in MENDED.get(name, {}).items() if arm in (best, *BASELINES)}
+    gaps: dict[str, Difference] = {}
+    for baseline in BASELINES:
+        if mended.keys() & {best, baseline}:
+            found = paired(*(records(mended.get(arm, name), detector, arm) for arm in (best, baseline)))
+        else:
+            told = scores["differences"].get(best, {}).get(baseline)
+            found = Difference(**told) if told is not None else None
+        if found is not None:
+            gaps[baseline] = found
+    verdict = judge({best: best}, {best: gaps}, CONFIDENCE)[best]
+    return {
+        "arm": best,
+        "of": mended,
+        "minus": {baseline: asdict(one) for baseline, one in gaps.items()},
+        "verdict": verdict.word,
+        "smallest": verdict.smallest,
+    }
+
+
+def bars(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Gains of the best learned arm of each study, see `best_of`, and the lower ends of their intervals."""
+    found: list[dict[str, Any]] = []
     for name, detector in MEANT.items():
-        study = found[name]
-        scores = study["comparison"]["detectors"].get(detector, {}) if study is not None else {}
-        best, mended = scores.get("best_arm"), MENDED.get(name, {})
+        row = rows[name]
+        arm, of = row.get("arm"), row.get("of", {})
         for baseline, least in GAINS.items():
-            told = scores.get("differences", {}).get(best, {}).get(baseline, {"mean": None, "low": None})
-            mean, low = told["mean"], told["low"]
-            if best is not None and mended.keys() & {best, baseline}:
-                one, other = (records(mended.get(arm, name), detector, arm) for arm in (best, baseline))
-                mean, low, _ = gap(one, other) or (None, None, None)
-            arm, against = (f"{one} of {mended[one]}" if one in mended else str(one) for one in (best, baseline))
-            what = f"{name}, {detector}: box mAP50 of the best learned arm ({arm}) minus {baseline}"
-            rows.append(bar(what, mean, least, "higher", f"arm {against}, same folds", COMMAND))
-            rows.append(bar(f"{what}, lower end of the 95 % interval", low, 0, "higher", f"arm {against}", COMMAND))
-    return rows
+            gained = row.get("minus", {}).get(baseline, {"mean": None, "low": None})
+            best, against = (f"{one} of {of[one]}" if one in of else one for one in (arm, baseline))
+            what = f"{name}, {detector}: box mAP50 of the best learned arm ({best}) minus {baseline}"
+            found.append(bar(what, gained["mean"], least, "higher", f"arm {against}, same folds", COMMAND))
+            found.append(bar(f"{what}, lower end of the 95 % interval", gained["low"], 0, "higher", f"arm {against}", COMMAND))
+    return found
 
 
 def main() -> int:
@@ -300,7 +326,8 @@ def main() -> int:
     for name in (name for name, one in here.items() if one is not None):
         keep_table(name)
     found = {name: one or before.get(name) for name, one in here.items()}
-    return write_bars("proof", bars(found), results={name: one or "not run" for name, one in found.items()})
+    rows = {name: best_of(name, detector, found[name]) for name, detector in MEANT.items()}
+    return write_bars("proof", bars(rows), results={name: one or "not run" for name, one in found.items()}, rows=rows)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from flows.copies import CopyError
 from pipeline.matches import MATCHES, MatchRecord, record_name, write_record
+from pipeline.reporting.differences import Difference
 from tests.architecture.stage_code import stages
 from tests.bench import proof
 from tests.unit.test_bench_gaps import record
@@ -27,9 +31,13 @@ def write_params(name: str) -> None:
 
 
 def study(mean: float, low: float) -> dict[str, object]:
-    gap = {"mean": mean, "low": low}
+    gap = asdict(Difference(mean, low, 2 * mean - low, 3))
     scores = {"best_arm": "defectfill", "differences": {"defectfill": {"real": gap, "classical": gap}}}
     return {"commit": "abc", "comparison": {"detectors": {"rtdetr": scores}}}
+
+
+def bars(found: Mapping[str, Mapping[str, Any] | None]) -> list[dict[str, Any]]:
+    return proof.bars({name: proof.best_of(name, detector, found[name]) for name, detector in proof.MEANT.items()})
 
 
 def test_results_of_before_are_kept_and_what_was_not_run_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -41,7 +49,7 @@ def test_results_of_before_are_kept_and_what_was_not_run_is_no_result(tmp_path: 
 
 def test_a_gain_of_ten_points_over_real_holds_where_its_interval_does_and_a_study_not_run_holds_nothing():
     found = {name: study(0.12, -0.01) if name == "magnetic_tile-steps2400" else None for name in proof.MEANT}
-    rows = {row["name"]: row for row in proof.bars(found)}
+    rows = {row["name"]: row for row in bars(found)}
     assert len(rows) == 16
     gain = "magnetic_tile-steps2400, rtdetr: box mAP50 of the best learned arm (defectfill) minus real"
     assert rows[gain]["value"] == 0.12 and rows[gain]["holds"]
@@ -100,7 +108,7 @@ def test_the_bar_asks_for_a_gain_over_the_baseline_as_it_was_mended(tmp_path: Pa
     monkeypatch.setattr(proof, "FOLDER", tmp_path / "kept")
 
     def gains() -> list[tuple[float | None, float, str]]:
-        rows = proof.bars({name: study(0.12, 0.05) for name in proof.MEANT})
+        rows = bars({name: study(0.12, 0.05) for name in proof.MEANT})
         found = [row for row in rows if row["name"].startswith("magnetic_tile-steps2400,") and "minus classical" in row["name"]]
         return [(row["value"], row["bar"], row["reference"]) for row in found]
 
@@ -118,6 +126,25 @@ def test_the_bar_asks_for_a_gain_over_the_baseline_as_it_was_mended(tmp_path: Pa
     monkeypatch.setattr(proof, "MENDED", {"magnetic_tile-steps2400": mended})
     leave(tmp_path / "work", "magnetic_tile-windows", missed, "defectfill")
     assert gains()[0][0] == 0.0
+
+
+def test_arms_of_studies_of_their_own_get_the_verdict_that_one_report_would_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(proof, "WORK", tmp_path / "work")
+    monkeypatch.setattr(proof, "FOLDER", tmp_path / "kept")
+    own = {"defectfill": "magnetic_tile", "real": "magnetic_tile-real", "classical": "magnetic_tile-classical"}
+    monkeypatch.setattr(proof, "MENDED", {"magnetic_tile-steps2400": own})
+    found, missed = ({fold: record(finds=hit) for fold in proof.FOLDS} for hit in (True, False))
+
+    def told() -> tuple[set[str], str]:
+        row = proof.best_of("magnetic_tile-steps2400", "rtdetr", study(0.12, 0.05))
+        return set(row["minus"]), row["verdict"]
+
+    assert told() == (set(), "not tested")
+    for arm in own:
+        leave(tmp_path / "work", own[arm], found if arm == "defectfill" else missed, arm)
+    assert told() == ({"real", "classical"}, "helps")
+    leave(tmp_path / "work", own["classical"], found, "classical")
+    assert told() == ({"real", "classical"}, "no evidence")
 
 
 def test_a_copy_of_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
