@@ -19,6 +19,9 @@ CONFIGURE = python -m pipeline configure $(if $(PROFILE),--profile '$(PROFILE)')
 	$(if $(DATA),--data '$(DATA)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(filter 1 true yes,$(SKIP_INVALID)),--skip-invalid) \
 	$(if $(WANTED),--wanted $(WANTED)) && python -m detectors check
 
+# A variable that a target cannot do without.
+given = $(or $($(1)),$(error $(1) is not given: make $@ $(1)=..., `make help` says what it is))
+
 .PHONY: setup repro prepare flow server schedule test test-fast lint types bench bench-stages bench-embedded bench-concept bench-sampling bench-synthesis bench-evaluation bench-studies bench-proof bench-ways bench-questions sweep concept-gallery placement-gallery lock
 .DEFAULT_GOAL := help
 
@@ -45,7 +48,7 @@ prepare: setup  ## Import, check and split the photos only; same variables as re
 	dvc repro prepare
 
 sweep: setup  ## The whole flow at several values of a parameter: KEY=prepare.k VALUES="2 5 10" (learning curve), KEY=mix.share (ratio); AFRESH=1 after a change.
-	python -m flows sweep '$(KEY)' $(VALUES) $(if $(filter 1 true yes,$(AFRESH)),--afresh)
+	python -m flows sweep '$(call given,KEY)' $(call given,VALUES) $(if $(filter 1 true yes,$(AFRESH)),--afresh)
 
 flow: setup  ## The same stages under Prefect, with retries; same variables as repro.
 	@$(CONFIGURE)
@@ -55,10 +58,10 @@ server: setup  ## A Prefect server that stays, for `schedule`; its pages are at 
 	prefect server start
 
 schedule: setup  ## What `flow` does at set times, until stopped: CRON='0 3 * * 6' TIMEZONE=Europe/Berlin; needs `server` in another terminal.
-	PREFECT_API_URL=$${PREFECT_API_URL:-http://127.0.0.1:4200/api} python -m flows schedule '$(CRON)' $(if $(TIMEZONE),--timezone '$(TIMEZONE)')
+	PREFECT_API_URL=$${PREFECT_API_URL:-http://127.0.0.1:4200/api} python -m flows schedule '$(call given,CRON)' $(if $(TIMEZONE),--timezone '$(TIMEZONE)')
 
 # In the order of the files: those with the fewest tests are the longest, and would otherwise come last.
-test: setup  ## All tests, two files at a time.
+test: setup  ## All tests but the exhaustive ones, two files at a time.
 	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup  ## The tests that need no training or painting, in about a minute.
@@ -71,7 +74,7 @@ lint: setup  ## Style.
 types: setup  ## Types.
 	pyright
 
-bench: bench-stages bench-evaluation bench-studies $(if $(DATA),bench-embedded bench-concept bench-sampling bench-synthesis)  ## Every bar the project promises, into reports/bench/; DATA=folder of magnetic tiles.
+bench: bench-stages bench-evaluation bench-studies $(if $(DATA),bench-embedded bench-concept bench-sampling bench-synthesis)  ## What is promised of speed, memory and networks, into reports/bench/; all of it with DATA=folder of magnetic tiles.
 
 bench-stages: setup  ## Time and memory of every stage of the last `make repro`.
 	python -m tests.bench.stages
@@ -83,31 +86,31 @@ bench-studies: setup  ## How often the interval over three folds is wrong, on dr
 	OMP_NUM_THREADS=1 python -m tests.bench.studies
 
 bench-embedded: setup  ## What the models in the repository are worth on real tiles; DATA=folder of magnetic tiles.
-	python -m tests.bench.embedded --data '$(DATA)'
+	python -m tests.bench.embedded --data '$(call given,DATA)'
 
 bench-concept: setup  ## What learning a concept costs, on real tiles; DATA=folder of magnetic tiles.
-	python -m tests.bench.concept --data '$(DATA)'
+	python -m tests.bench.concept --data '$(call given,DATA)'
 
 bench-synthesis: setup  ## What mass synthesis costs besides the network, and on more workers; DATA=folder of magnetic tiles.
-	python -m tests.bench.synthesis --data '$(DATA)'
+	python -m tests.bench.synthesis --data '$(call given,DATA)'
 
 bench-proof: setup  ## Does synthetic data help on real parts? Hours, resumes; DATA=folder with magnetic-tile and deep-pcb, STUDIES=names, DEVICE=cuda.
-	python -m tests.bench.proof --data '$(DATA)' $(if $(STUDIES),--studies $(STUDIES)) $(if $(DEVICE),--device $(DEVICE))
+	python -m tests.bench.proof --data '$(call given,DATA)' $(if $(STUDIES),--studies $(STUDIES)) $(if $(DEVICE),--device $(DEVICE))
 
-bench-ways: setup  ## How synthetic data is best used, and which link breaks; after bench-proof. STUDY=magnetic_tile|deep_pcb, FOLDS=0 1 2.
+bench-ways: setup  ## How synthetic data is best used, and which link breaks; after bench-proof. STUDY=magnetic_tile|deep_pcb, FOLDS="0 1 2".
 	python -m tests.bench.ways $(if $(STUDY),--study $(STUDY)) $(if $(FOLDS),--folds $(FOLDS))
 
-bench-questions: setup  ## Background in boxes, and types held out, on real tiles; after bench-proof. FOLDS=0 1 2.
+bench-questions: setup  ## Background in boxes, and types held out, on real tiles; after bench-proof. FOLDS="0 1 2".
 	python -m tests.bench.questions $(if $(FOLDS),--folds $(FOLDS))
 
 bench-sampling: setup  ## Which sampling options help on real tiles, and what each costs; DATA=folder of magnetic tiles.
-	python -m tests.bench.sampling --data '$(DATA)'
+	python -m tests.bench.sampling --data '$(call given,DATA)'
 
 concept-gallery: setup  ## References, requests and painted defects of every type, into docs/concept/; DATA=folder LAYOUT=name.
-	python -m tests.bench.concept_gallery --data '$(DATA)' --layout '$(LAYOUT)'
+	python -m tests.bench.concept_gallery --data '$(call given,DATA)' --layout '$(call given,LAYOUT)'
 
 placement-gallery: setup  ## Where defects are asked for on good photos, into docs/placement/; DATA=folder LAYOUT=name, CLOSE=1 for small defects.
-	python -m tests.bench.placement_gallery --data '$(DATA)' --layout '$(LAYOUT)' $(if $(CLOSE),--close)
+	python -m tests.bench.placement_gallery --data '$(call given,DATA)' --layout '$(call given,LAYOUT)' $(if $(CLOSE),--close)
 
 lock: setup  ## Write requirements.lock anew after a change of pyproject.toml; versions stay unless they must move.
 	uv pip compile pyproject.toml --quiet --all-extras --universal --generate-hashes --output-file requirements.lock
